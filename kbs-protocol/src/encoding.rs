@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The four spellings of bytes that the protocol mixes: two base64 alphabets and hexadecimal.
+
+/// RFC 4648 section 4: standard alphabet, padded. Nonces, keys and quotes of the `tpm` evidence.
+pub(crate) mod b64 {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+        STANDARD.encode(bytes)
+    }
+
+    pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+        STANDARD.decode(text).ok()
+    }
+}
+
+/// RFC 4648 section 5: URL-safe alphabet, no padding. Everything JOSE.
+pub(crate) mod b64u {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+        URL_SAFE_NO_PAD.decode(text).ok()
+    }
+
+    /// Exactly `N` bytes, as coordinates, IVs and tags are.
+    pub(crate) fn decode_array<const N: usize>(text: &str) -> Option<[u8; N]> {
+        decode(text)?.try_into().ok()
+    }
+}
+
+/// Lower-case hexadecimal. PCR values and claims.
+pub(crate) mod hex {
+    use std::fmt::Write as _;
+
+    pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+        bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    /// Accepts either case, an even number of digits and nothing else.
+    pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if !rest.is_empty() {
+            return None;
+        }
+        pairs.iter().map(|[high, low]| Some((nibble(*high)? << 4) | nibble(*low)?)).collect()
+    }
+
+    fn nibble(digit: u8) -> Option<u8> {
+        char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hex;
+
+    #[test]
+    fn hex_round_trip_and_refusals() {
+        assert_eq!(hex::encode([0x00, 0x0f, 0xa5]), "000fa5");
+        assert_eq!(hex::decode("000fA5").unwrap(), [0x00, 0x0f, 0xa5]);
+        for bad in ["0", "0g", "é0", "+1", " 1"] {
+            assert!(hex::decode(bad).is_none(), "{bad}");
+        }
+    }
+}
