@@ -53,11 +53,16 @@ pub(crate) mod hex {
         if !rest.is_empty() {
             return None;
         }
-        pairs.iter().map(|[high, low]| Some((nibble(*high)? << 4) | nibble(*low)?)).collect()
+        pairs
+            .iter()
+            .map(|[high, low]| Some((nibble(*high)? << 4) | nibble(*low)?))
+            .collect()
     }
 
     fn nibble(digit: u8) -> Option<u8> {
-        char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|value| u8::try_from(value).ok())
     }
 }
 

@@ -141,13 +141,20 @@ pub enum Error {
 impl Error {
     /// A [`Error::Malformed`] in one line.
     pub(crate) fn malformed(what: &'static str, why: impl Into<String>) -> Self {
-        Self::Malformed { what, why: why.into() }
+        Self::Malformed {
+            what,
+            why: why.into(),
+        }
     }
 
     /// Refuses a message above its limit before anything looks inside it.
     pub(crate) fn check_size(what: &'static str, bytes: &[u8], limit: usize) -> Result<(), Self> {
         if bytes.len() > limit {
-            return Err(Self::TooLarge { what, actual: bytes.len(), limit });
+            return Err(Self::TooLarge {
+                what,
+                actual: bytes.len(),
+                limit,
+            });
         }
         Ok(())
     }
@@ -211,6 +218,7 @@ fn owner_of(what: &str) -> Owner {
     match what {
         RESOURCE_PATH | INIT_DATA => Owner::Configuration,
         RESOURCE_SECRET => Owner::Data,
+        _ if what.starts_with("the TPM") => Owner::Machine,
         _ => Owner::Server,
     }
 }

@@ -156,10 +156,18 @@ impl AttestResponse {
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let response: Self = parse(ATTEST_RESPONSE, bytes, ATTESTATION_LIMIT)?;
         let is_token_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if response.token.split('.').filter(|part| !part.is_empty()).count() != 3
+        if response
+            .token
+            .split('.')
+            .filter(|part| !part.is_empty())
+            .count()
+            != 3
             || !response.token.chars().all(is_token_char)
         {
-            return Err(Error::malformed(ATTEST_RESPONSE, "the token is not a compact JWS"));
+            return Err(Error::malformed(
+                ATTEST_RESPONSE,
+                "the token is not a compact JWS",
+            ));
         }
         Ok(response)
     }
@@ -193,7 +201,10 @@ pub(crate) fn json_error(what: &'static str, error: &serde_json::Error) -> Error
         serde_json::error::Category::Data => "a member is missing or has the wrong type",
         serde_json::error::Category::Io => "it could not be read",
     };
-    Error::malformed(what, format!("{problem}, line {} column {}", error.line(), error.column()))
+    Error::malformed(
+        what,
+        format!("{problem}, line {} column {}", error.line(), error.column()),
+    )
 }
 
 const CHALLENGE: &str = "the challenge";
@@ -224,11 +235,31 @@ mod tests {
         let sha384 = br#"{"nonce":"AAEC","extra-params":{"selected-hash-algorithm":"SHA384"}}"#;
         assert!(Challenge::parse(sha384).is_ok());
         let sha512 = br#"{"nonce":"AAEC","extra-params":{"selected-hash-algorithm":"sha512"}}"#;
-        assert!(Challenge::parse(sha512).unwrap_err().to_string().contains("sha512"));
+        assert!(
+            Challenge::parse(sha512)
+                .unwrap_err()
+                .to_string()
+                .contains("sha512")
+        );
         let huge = vec![b' '; SMALL_LIMIT + 1];
-        assert!(Challenge::parse(&huge).unwrap_err().to_string().contains("at most"));
-        for bad in [&b""[..], b"{}", b"[]", br#"{"nonce":""}"#, br#"{"nonce":"","extra-params":""}"#] {
-            assert!(Challenge::parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        assert!(
+            Challenge::parse(&huge)
+                .unwrap_err()
+                .to_string()
+                .contains("at most")
+        );
+        for bad in [
+            &b""[..],
+            b"{}",
+            b"[]",
+            br#"{"nonce":""}"#,
+            br#"{"nonce":"","extra-params":""}"#,
+        ] {
+            assert!(
+                Challenge::parse(bad).is_err(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 
@@ -240,7 +271,8 @@ mod tests {
 
     #[test]
     fn tokens_are_three_parts() {
-        let token = |token: &str| AttestResponse::parse(format!(r#"{{"token":"{token}"}}"#).as_bytes());
+        let token =
+            |token: &str| AttestResponse::parse(format!(r#"{{"token":"{token}"}}"#).as_bytes());
         assert!(token("a.b.c").is_ok());
         for bad in ["", "a", "a.b", "a.b.c.d", "a.b.", "a.b.c=", "a b.c.d"] {
             assert!(token(bad).is_err(), "{bad}");
@@ -259,6 +291,11 @@ mod tests {
         };
         assert!(with("null").is_ok());
         assert!(with(r#"{"format":"toml","body":""}"#).is_ok());
-        assert!(with(r#"{"format":"json","body":""}"#).unwrap_err().to_string().contains("json"));
+        assert!(
+            with(r#"{"format":"json","body":""}"#)
+                .unwrap_err()
+                .to_string()
+                .contains("json")
+        );
     }
 }

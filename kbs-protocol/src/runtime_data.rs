@@ -108,7 +108,10 @@ mod tests {
         );
         let snp = digest.report_data(Tee::Snp);
         assert_eq!(snp, digest.report_data(Tee::Tdx));
-        assert_eq!((&snp[..48], &snp[48..]), (&digest.as_bytes()[..], &[0; 16][..]));
+        assert_eq!(
+            (&snp[..48], &snp[48..]),
+            (&digest.as_bytes()[..], &[0; 16][..])
+        );
         assert_eq!(digest.report_data(Tee::AzSnpVtpm), digest.as_bytes());
         assert_eq!(
             digest.to_base64(),

@@ -52,7 +52,14 @@ mod tests {
 
     #[test]
     fn serde_and_as_str_agree() {
-        for tee in [Tee::Snp, Tee::Tdx, Tee::AzSnpVtpm, Tee::AzTdxVtpm, Tee::Tpm, Tee::Sample] {
+        for tee in [
+            Tee::Snp,
+            Tee::Tdx,
+            Tee::AzSnpVtpm,
+            Tee::AzTdxVtpm,
+            Tee::Tpm,
+            Tee::Sample,
+        ] {
             assert_eq!(serde_json::to_value(tee).unwrap(), tee.as_str());
         }
     }

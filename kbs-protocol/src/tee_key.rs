@@ -96,10 +96,11 @@ pub(crate) fn coordinates(key: &p256::PublicKey) -> [[u8; 32]; 2] {
 pub(crate) fn p256_point(x: &str, y: &str) -> Option<p256::PublicKey> {
     let x: [u8; 32] = b64u::decode_array(x)?;
     let y: [u8; 32] = b64u::decode_array(y)?;
-    let point = p256::EncodedPoint::from_affine_coordinates(&x.into(), &y.into(), false);
-    p256::elliptic_curve::sec1::FromEncodedPoint::from_encoded_point(&point).into()
+    p256::PublicKey::from_sec1_bytes(&[&[SEC1_UNCOMPRESSED][..], &x, &y].concat()).ok()
 }
 
+/// First byte of a point written as both coordinates (SEC 1 section 2.3.3).
+pub(crate) const SEC1_UNCOMPRESSED: u8 = 4;
 /// Key agreement with key wrapping: RFC 7518 section 4.6.
 pub(crate) const ECDH_ES_A256KW: &str = "ECDH-ES+A256KW";
 
@@ -109,19 +110,25 @@ mod tests {
 
     #[test]
     fn keys_are_fresh_and_of_full_length() {
-        let keys = [TeeKey::generate().unwrap().public(), TeeKey::generate().unwrap().public()];
+        let keys = [
+            TeeKey::generate().unwrap().public(),
+            TeeKey::generate().unwrap().public(),
+        ];
         assert_ne!(keys[0], keys[1]);
         for key in keys {
-            let TeePubKey::Ec { x, y, .. } = key else { panic!("not EC") };
+            let TeePubKey::Ec { x, y, .. } = key else {
+                panic!("not EC")
+            };
             assert_eq!((x.len(), y.len()), (43, 43));
         }
     }
 
     #[test]
     fn wire_form() {
-        let rsa: TeePubKey =
-            serde_json::from_str(r#"{"kty":"RSA","alg":"RSA-OAEP-256","n":"AQ","e":"AQAB","kid":"x"}"#)
-                .unwrap();
+        let rsa: TeePubKey = serde_json::from_str(
+            r#"{"kty":"RSA","alg":"RSA-OAEP-256","n":"AQ","e":"AQAB","kid":"x"}"#,
+        )
+        .unwrap();
         assert_eq!(
             serde_json::to_string(&rsa).unwrap(),
             r#"{"kty":"RSA","alg":"RSA-OAEP-256","n":"AQ","e":"AQAB"}"#,
