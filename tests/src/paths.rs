@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Where things are: the programs under test, the workspace, the recorded fixtures. Every other part of
+//! the harness asks here, so a moved directory is one edit.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The program `name` built from this workspace.
+///
+/// Looks into `SHEEPFOLD_BIN_DIR` if that is set, else beside the running test, demo or benchmark
+/// (`target/<profile>/`).
+///
+/// # Errors
+/// The program is not there; the message says which command builds it.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let path = binary_dir()?.join(name);
+    if !path.is_file() {
+        bail!(
+            "{name} is not built: expected {}; run `make build` or `cargo build --workspace --bins`",
+            path.display()
+        );
+    }
+    Ok(path)
+}
+
+/// The first file called `name` in `PATH`, as a shell would find it.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The root of the workspace.
+pub fn workspace() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// The fixture directory `name`, or `None`, loudly, where this checkout has no fixtures beside it.
+///
+/// Fixtures are recordings of real servers and firmware. They live outside the repository: the variable
+/// `SHEEPFOLD_FIXTURES` names their directory, by default `../shared/fixtures` seen from the workspace.
+pub fn fixtures(name: &str) -> Option<PathBuf> {
+    let root = env::var_os("SHEEPFOLD_FIXTURES")
+        .map_or_else(|| workspace().join("../shared/fixtures"), PathBuf::from);
+    let dir = root.join(name);
+    if dir.is_dir() {
+        return Some(dir);
+    }
+    eprintln!("SKIPPED: no fixtures `{name}`; set SHEEPFOLD_FIXTURES to a directory that has them");
+    None
+}
+
+/// Where cargo put the programs of the running profile.
+fn binary_dir() -> Result<PathBuf> {
+    if let Some(dir) = env::var_os("SHEEPFOLD_BIN_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    let exe = env::current_exe().context("cannot find the running program")?;
+    let dir = exe
+        .parent()
+        .context("the running program has no directory")?;
+    // Test programs live one level down, in `deps/`.
+    if dir.ends_with("deps") {
+        dir.parent().map(Path::to_path_buf)
+    } else {
+        Some(dir.to_path_buf())
+    }
+    .context("the running program has no build directory")
+}

@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs one program to its end: bytes in, bytes and exit code out, with a deadline. Whoever starts a
+//! short-lived program in the harness does it here, so that every output is captured.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// A program about to run.
+#[derive(Debug)]
+pub struct Run {
+    command: Command,
+    argv: Vec<OsString>,
+    stdin: Vec<u8>,
+    deadline: Duration,
+}
+
+/// What a program left behind.
+#[derive(Debug, Clone)]
+pub struct Captured {
+    /// The program and its arguments.
+    pub argv: Vec<OsString>,
+    /// The exit code, `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Everything written to standard output.
+    pub stdout: Vec<u8>,
+    /// Everything written to standard error.
+    pub stderr: Vec<u8>,
+    /// From start to end.
+    pub elapsed: Duration,
+}
+
+impl Run {
+    /// `program` without arguments, with empty standard input.
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let program = program.as_ref();
+        let mut command = Command::new(program);
+        // Its own process group: a deadline must end a shell script's children too.
+        command.process_group(0);
+        Self {
+            command,
+            argv: vec![program.to_owned()],
+            stdin: Vec::new(),
+            deadline: DEADLINE,
+        }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.argv.push(arg.as_ref().to_owned());
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(self, args: I) -> Self {
+        args.into_iter().fold(self, Self::arg)
+    }
+
+    /// Sets one environment variable.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs in `dir`.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Gives `bytes` on standard input, then end of file.
+    #[must_use]
+    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = bytes.into();
+        self
+    }
+
+    /// Ends the program, and everything it started, after `deadline`.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The same program and environment, run under `wrapper` (for example `strace -f`).
+    ///
+    /// # Errors
+    /// The wrapper names no program.
+    pub fn wrapped<S: AsRef<OsStr>>(self, wrapper: &[S]) -> Result<Self> {
+        let (program, options) = wrapper.split_first().context("an empty wrapper")?;
+        let mut run = Self::new(program).args(options).args(&self.argv);
+        for (name, value) in self.command.get_envs() {
+            if let Some(value) = value {
+                run.command.env(name, value);
+            }
+        }
+        if let Some(dir) = self.command.get_current_dir() {
+            run.command.current_dir(dir);
+        }
+        Ok(Self {
+            stdin: self.stdin,
+            deadline: self.deadline,
+            ..run
+        })
+    }
+
+    /// Starts the program without waiting; standard output and error are pipes.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn spawn(mut self) -> Result<Child> {
+        self.command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start {}", display(&self.argv)))
+    }
+
+    /// Runs the program to its end and captures what it wrote, whatever its exit code.
+    ///
+    /// # Errors
+    /// The program cannot be started, or ran past its deadline.
+    pub fn capture(mut self) -> Result<Captured> {
+        let argv = std::mem::take(&mut self.argv);
+        let input = std::mem::take(&mut self.stdin);
+        let deadline = self.deadline;
+        self.argv.clone_from(&argv);
+        let started = Instant::now();
+        let mut child = self.spawn()?;
+        let mut stdin = child.stdin.take().context("no standard input")?;
+        // A program may end without reading its input: a broken pipe here is not our failure.
+        thread::spawn(move || drop(stdin.write_all(&input)));
+        let stdout = drain(child.stdout.take().context("no standard output")?);
+        let stderr = drain(child.stderr.take().context("no standard error")?);
+        let ended = wait(&mut child, started + deadline)?;
+        let Some(status) = ended else {
+            kill_group(&child);
+            drop(child.wait());
+            bail!(
+                "{} did not end within {deadline:?}; standard error so far: {}",
+                display(&argv),
+                String::from_utf8_lossy(&take(&stderr))
+            );
+        };
+        Ok(Captured {
+            code: status.code(),
+            signal: status.signal(),
+            elapsed: started.elapsed(),
+            stdout: take(&stdout),
+            stderr: take(&stderr),
+            argv,
+        })
+    }
+
+    /// As [`Run::capture`], and the program must succeed.
+    ///
+    /// # Errors
+    /// Also if the exit code is not zero; the message carries what the program said.
+    pub fn success(self) -> Result<Captured> {
+        self.capture()?.success()
+    }
+}
+
+impl Captured {
+    /// Passes a program that ended with exit code zero.
+    ///
+    /// # Errors
+    /// Any other end; the message carries what the program said.
+    pub fn success(self) -> Result<Self> {
+        if self.code == Some(0) {
+            return Ok(self);
+        }
+        Err(anyhow!("{self}"))
+    }
+
+    /// Standard output as text.
+    pub fn out(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Standard error as text.
+    pub fn err(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+impl std::fmt::Display for Captured {
+    /// For failure reports: the command, how it ended, and what it wrote to standard error. Standard
+    /// output is left out: of the commands here it may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ended with ", display(&self.argv))?;
+        match (self.code, self.signal) {
+            (Some(code), _) => write!(f, "exit code {code}")?,
+            (None, Some(signal)) => write!(f, "signal {signal}")?,
+            (None, None) => write!(f, "neither code nor signal")?,
+        }
+        write!(f, "; standard error: {}", self.err().trim_end())
+    }
+}
+
+/// Sends `signal` to a child started here.
+///
+/// # Errors
+/// The child is gone.
+pub fn signal(child: &Child, signal: Signal) -> Result<()> {
+    rustix::process::kill_process(pid(child)?, signal).context("cannot signal the child")
+}
+
+/// The command line for people.
+pub fn display(argv: &[OsString]) -> String {
+    let mut text = String::new();
+    for arg in argv {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        // The programs' directories are noise, their names are not.
+        let shown = Path::new(arg).file_name().unwrap_or(arg).to_string_lossy();
+        let _ = write!(text, "{shown}");
+    }
+    text
+}
+
+/// Waits until the child ends or `until` has passed.
+fn wait(child: &mut Child, until: Instant) -> Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait().context("cannot wait for the child")? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        thread::sleep(POLL);
+    }
+}
+
+/// Reads a pipe to its end in the background.
+fn drain(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; 16 * 1024];
+        while let Ok(n @ 1..) = pipe.read(&mut buffer) {
+            bytes.extend_from_slice(buffer.get(..n).unwrap_or_default());
+        }
+        drop(sender.send(bytes));
+    });
+    receiver
+}
+
+/// What a drained pipe gave. A grandchild that keeps the pipe open costs at most [`LINGER`].
+fn take(pipe: &mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
+    pipe.recv_timeout(LINGER).unwrap_or_default()
+}
+
+fn kill_group(child: &Child) {
+    if let Ok(pid) = pid(child) {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+}
+
+fn pid(child: &Child) -> Result<Pid> {
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("the child has no process id")
+}
+
+/// Longer than any step of a healthy test on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(2);
+const LINGER: Duration = Duration::from_secs(5);
