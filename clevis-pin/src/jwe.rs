@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The token itself: a compact JWE with direct encryption and AES-256-GCM (RFC 7516; RFC 7518 sections 4.5
+//! and 5.3).
+//!
+//! ```text
+//! token = b64u(header) "." "" "." b64u(iv, 12) "." b64u(ciphertext) "." b64u(tag, 16)
+//! AAD   = the first segment, exactly as it was received
+//! ```
+//!
+//! base64url is read without padding, white space or spare bits, so that a token has one spelling.
+
+use aes_gcm::Aes256Gcm;
+use aes_gcm::aead::{AeadInPlace, KeyInit};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rand_core::{OsRng, RngCore};
+use zeroize::Zeroizing;
+
+use crate::error::{Fault, Subject};
+use crate::header::Header;
+use crate::secret::{Cek, Plaintext};
+
+/// A token that was read and not yet opened.
+pub struct CompactJwe<'a> {
+    protected: &'a [u8],
+    header: Header,
+    iv: [u8; IV_LENGTH],
+    ciphertext: Vec<u8>,
+    tag: [u8; TAG_LENGTH],
+}
+
+impl<'a> CompactJwe<'a> {
+    /// Reads a token. White space after it is ignored, as `jose` and `clevis decrypt` do.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::TooLarge`] above [`MAX_TOKEN`] bytes, [`Fault::TokenMalformed`], or what [`Header::parse`]
+    /// refuses.
+    pub fn parse(token: &'a [u8]) -> Result<Self, Fault> {
+        if token.len() > MAX_TOKEN {
+            return Err(too_large(Subject::Token, token.len(), MAX_TOKEN));
+        }
+        let mut segments = token.trim_ascii_end().split(|&byte| byte == b'.');
+        let five = [(); 5].map(|()| segments.next());
+        let (
+            [
+                Some(protected),
+                Some(key),
+                Some(iv),
+                Some(ciphertext),
+                Some(tag),
+            ],
+            None,
+        ) = (five, segments.next())
+        else {
+            return Err(Fault::TokenMalformed(
+                "expected five segments between four dots".to_owned(),
+            ));
+        };
+        let header = Header::parse(&segment("header", protected)?)?;
+        if !key.is_empty() {
+            return Err(Fault::TokenMalformed(
+                "the encrypted key is not empty, as direct encryption has it".to_owned(),
+            ));
+        }
+        let ciphertext = segment("ciphertext", ciphertext)?;
+        if ciphertext.is_empty() {
+            return Err(Fault::TokenMalformed("the ciphertext is empty".to_owned()));
+        }
+        Ok(Self {
+            protected,
+            header,
+            iv: fixed_segment("initialisation vector", iv)?,
+            ciphertext,
+            tag: fixed_segment("tag", tag)?,
+        })
+    }
+
+    /// What the token says. Not authenticated before [`CompactJwe::open`].
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Plaintext = AES-256-GCM-open(key = CEK, iv, AAD = protected segment, ciphertext, tag), RFC 7516
+    /// section 5.2.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::NotAuthentic`]: another key, or a changed token.
+    pub fn open(self, cek: &Cek) -> Result<Plaintext, Fault> {
+        let mut bytes = Zeroizing::new(self.ciphertext);
+        Aes256Gcm::new(cek.expose().into())
+            .decrypt_in_place_detached(
+                (&self.iv).into(),
+                self.protected,
+                &mut bytes,
+                (&self.tag).into(),
+            )
+            .map_err(|_| Fault::NotAuthentic)?;
+        Ok(Plaintext::new(bytes))
+    }
+}
+
+/// Makes a token with a fresh random initialisation vector (RFC 7516 section 5.1).
+///
+/// # Errors
+///
+/// [`Fault::TooLarge`], [`Fault::NoPlaintext`], or [`Fault::Random`].
+pub fn seal(header: &Header, plaintext: &[u8], cek: &Cek) -> Result<String, Fault> {
+    check_plaintext_length(plaintext)?;
+    let protected = encode_b64u(header.to_json()?.as_bytes());
+    let mut iv = [0; IV_LENGTH];
+    OsRng
+        .try_fill_bytes(&mut iv)
+        .map_err(|error| Fault::Random(error.to_string()))?;
+    let mut bytes = Zeroizing::new(plaintext.to_vec());
+    let tag = Aes256Gcm::new(cek.expose().into())
+        .encrypt_in_place_detached((&iv).into(), protected.as_bytes(), &mut bytes)
+        .map_err(|_| too_large(Subject::Plaintext, plaintext.len(), MAX_PLAINTEXT))?;
+    Ok(format!(
+        "{protected}..{}.{}.{}",
+        encode_b64u(&iv),
+        encode_b64u(&bytes),
+        encode_b64u(&tag)
+    ))
+}
+
+/// Refuses a plaintext that [`seal`] would refuse, before anybody is asked for a key.
+///
+/// # Errors
+///
+/// [`Fault::NoPlaintext`] or [`Fault::TooLarge`].
+pub fn check_plaintext_length(plaintext: &[u8]) -> Result<(), Fault> {
+    match plaintext.len() {
+        0 => Err(Fault::NoPlaintext),
+        length if length > MAX_PLAINTEXT => {
+            Err(too_large(Subject::Plaintext, length, MAX_PLAINTEXT))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn encode_b64u(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// base64url without padding (RFC 7515 section 2). Spare bits in the last character must be zero.
+pub(crate) fn decode_b64u(text: &[u8]) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+fn segment(name: &str, text: &[u8]) -> Result<Vec<u8>, Fault> {
+    decode_b64u(text).ok_or_else(|| {
+        Fault::TokenMalformed(format!("the {name} is not base64url without padding"))
+    })
+}
+
+fn fixed_segment<const N: usize>(name: &str, text: &[u8]) -> Result<[u8; N], Fault> {
+    segment(name, text)?.try_into().map_err(|bytes: Vec<u8>| {
+        Fault::TokenMalformed(format!(
+            "the {name} has {} bytes, expected {N}",
+            bytes.len()
+        ))
+    })
+}
+
+fn too_large(what: Subject, length: usize, limit: usize) -> Fault {
+    Fault::TooLarge {
+        what,
+        length,
+        limit,
+    }
+}
+
+/// The longest plaintext of a new token, in bytes.
+pub const MAX_PLAINTEXT: usize = 64 * 1024;
+
+/// The longest token that is read, in bytes: room for every token that can be written.
+pub const MAX_TOKEN: usize = 96 * 1024;
+
+const IV_LENGTH: usize = 12;
+const TAG_LENGTH: usize = 16;
