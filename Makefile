@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target does its own set-up: on a fresh Debian 12/13 or Fedora with Rust, any line below works alone.
+
+PREFIX  ?= /usr
+BINDIR  ?= $(PREFIX)/bin
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+# The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
+DIST    := $(TARGET)/dist/trustee-agent
+
+.PHONY: help setup build test demo bench lint dist install
+
+help:
+	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
+	@echo 'make test     everything that needs neither a virtual machine nor a cluster'
+	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
+	@echo 'make lint     formatting, clippy, dependency policy'
+	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
+	@echo 'make install  that agent and its Clevis links -> $$(DESTDIR)$(BINDIR)'
+	@echo 'make setup    only install what the others need'
+
+setup:
+	@scripts/setup
+
+build: setup
+	cargo build --locked --workspace --bins
+
+# The black-box tests start the built programs, so those come first.
+test: build
+	cargo test --locked --workspace
+
+demo: build
+	@$(TARGET)/debug/demo
+
+# Two builds of the agent: what is installed, and one that can speak to a software TPM and be measured.
+bench: build dist
+	cargo build --locked --release -p trustee-agent
+	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent $(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p trustee-agent --no-default-features -- -D warnings
+	@scripts/check-dependencies
+
+dist: setup
+	cargo build --locked --release -p trustee-agent --no-default-features
+	@install -D -m 0755 $(TARGET)/release/trustee-agent $(DIST)
+	@ls -l $(DIST)
+
+install: dist
+	install -D -m 0755 $(DIST) $(DESTDIR)$(BINDIR)/trustee-agent
+	ln -sf trustee-agent $(DESTDIR)$(BINDIR)/clevis-encrypt-trustee
+	ln -sf trustee-agent $(DESTDIR)$(BINDIR)/clevis-decrypt-trustee
