@@ -304,3 +304,19 @@ const ALG: &str = "dir";
 const ENC: &str = "A256GCM";
 const VERSION: u64 = 1;
 const KID_MESSAGE: &[u8] = b"clevis-pin-trustee kid v1";
+
+#[cfg(test)]
+mod tests {
+    use super::key_id;
+    use crate::secret::Cek;
+
+    /// Computed with Python's `hmac` module.
+    #[test]
+    fn the_key_id_is_a_truncated_hmac() {
+        let cek = Cek::new(b"test-only-key-0123456789-abcdef!");
+        assert_eq!(
+            key_id(&cek),
+            0x0ff7_29a9_3b69_993b_e444_31dc_6277_9b6e_u128.to_be_bytes()
+        );
+    }
+}

@@ -181,3 +181,67 @@ pub const MAX_TOKEN: usize = 96 * 1024;
 
 const IV_LENGTH: usize = 12;
 const TAG_LENGTH: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::{CompactJwe, decode_b64u, seal};
+    use crate::error::Fault;
+    use crate::header::Header;
+    use crate::secret::Cek;
+
+    /// RFC 7516 appendix A.1: its key encryption is RSA, its content encryption is ours.
+    fn rfc_7516_a1() -> CompactJwe<'static> {
+        CompactJwe {
+            protected: b"eyJhbGciOiJSU0EtT0FFUCIsImVuYyI6IkEyNTZHQ00ifQ",
+            header: header(),
+            iv: [227, 197, 117, 252, 2, 219, 233, 68, 180, 225, 77, 219],
+            ciphertext: decode_b64u(
+                b"5eym8TW_c8SuK0ltJ3rpYIzOeDQz7TALvtu6UG9oMo4vpzs9tX_EFShS8iB7j6jiSdiwkIr3ajwQzaBtQD_A",
+            )
+            .unwrap(),
+            tag: decode_b64u(b"XFBoMYUZodetZdvTiFvSkQ").unwrap().try_into().unwrap(),
+        }
+    }
+
+    const RFC_7516_A1_CEK: [u8; 32] = [
+        177, 161, 244, 128, 84, 143, 225, 115, 63, 180, 3, 255, 107, 154, 212, 246, 138, 7, 110,
+        91, 112, 46, 34, 105, 47, 130, 203, 46, 122, 234, 64, 252,
+    ];
+
+    #[test]
+    fn the_vector_of_the_rfc_opens() {
+        let plaintext = rfc_7516_a1().open(&Cek::new(&RFC_7516_A1_CEK)).unwrap();
+        assert_eq!(
+            plaintext.expose(),
+            b"The true sign of intelligence is not knowledge but imagination."
+        );
+    }
+
+    #[test]
+    fn the_protected_segment_is_authenticated_as_received() {
+        let mut token = rfc_7516_a1();
+        token.protected = b"eyJlbmMiOiJBMjU2R0NNIiwiYWxnIjoiUlNBLU9BRVAifQ";
+        assert_eq!(
+            token.open(&Cek::new(&RFC_7516_A1_CEK)).err(),
+            Some(Fault::NotAuthentic)
+        );
+    }
+
+    #[test]
+    fn a_sealed_token_has_the_shape_of_direct_encryption() {
+        let token = seal(&header(), b"x", &Cek::new(&[1; 32])).unwrap();
+        let lengths: Vec<_> = token.split('.').map(str::len).skip(1).collect();
+        assert_eq!(lengths, [0, 16, 2, 22]);
+    }
+
+    fn header() -> Header {
+        Header {
+            servers: Vec::new(),
+            path: "a/b/c".into(),
+            init_data: None,
+            num_retries: None,
+            attestation_key: None,
+            trustee: None,
+        }
+    }
+}

@@ -11,4 +11,8 @@
 )]
 
 mod common;
+mod jose;
+mod properties;
 mod story;
+mod upstream;
+mod vectors;
