@@ -14,13 +14,9 @@
 //! `initdata`, `num_retries` and `attestation_key` are there when they were configured. The object `trustee`
 //! is ours; it also makes `clevis luks list` and `clevis luks report` show the pin.
 
-use hmac::digest::KeyInit;
-use hmac::{Hmac, Mac};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha2::Sha256;
 use subtle::ConstantTimeEq;
-use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::error::{Fault, Subject};
@@ -52,7 +48,7 @@ pub struct Header {
 pub struct Trustee {
     /// SHA-256 of the configuration that the key source ran with when the token was made.
     pub cfg: [u8; 32],
-    /// Tells keys apart without telling anything about them: [`key_id`].
+    /// Tells keys apart without telling anything about them: [`Cek::id`].
     pub kid: [u8; 16],
 }
 
@@ -67,7 +63,7 @@ impl Header {
             attestation_key: config.attestation_key.clone(),
             trustee: Some(Trustee {
                 cfg: binding.cfg,
-                kid: key_id(cek),
+                kid: cek.id(),
             }),
         }
     }
@@ -161,7 +157,7 @@ impl Header {
     /// [`Fault::KidMismatch`]: a replaced secret in the KBS gets a better message than "does not open".
     pub fn check_key(&self, cek: &Cek) -> Result<(), Fault> {
         match &self.trustee {
-            Some(ours) if !bool::from(ours.kid.ct_eq(&key_id(cek))) => Err(Fault::KidMismatch),
+            Some(ours) if !bool::from(ours.kid.ct_eq(&cek.id())) => Err(Fault::KidMismatch),
             _ => Ok(()),
         }
     }
@@ -194,22 +190,6 @@ impl Trustee {
             ))),
         }
     }
-}
-
-/// `kid` = the first 16 bytes of HMAC-SHA256(key = CEK, message = "clevis-pin-trustee kid v1") (RFC 2104).
-pub fn key_id(cek: &Cek) -> [u8; 16] {
-    // HMAC pads a key with zeros to its block of 64 bytes; with the padded key its set-up cannot fail.
-    let mut block = Zeroizing::new([0_u8; 64]);
-    for (to, from) in block.iter_mut().zip(cek.expose()) {
-        *to = *from;
-    }
-    let mut mac = <Hmac<Sha256> as KeyInit>::new((&*block).into());
-    mac.update(KID_MESSAGE);
-    let mut kid = [0; 16];
-    for (to, from) in kid.iter_mut().zip(mac.finalize().into_bytes()) {
-        *to = from;
-    }
-    kid
 }
 
 fn check_pin(clevis: &Members<'_>) -> Result<(), Fault> {
@@ -303,20 +283,3 @@ const PIN: &str = "trustee";
 const ALG: &str = "dir";
 const ENC: &str = "A256GCM";
 const VERSION: u64 = 1;
-const KID_MESSAGE: &[u8] = b"clevis-pin-trustee kid v1";
-
-#[cfg(test)]
-mod tests {
-    use super::key_id;
-    use crate::secret::Cek;
-
-    /// Computed with Python's `hmac` module.
-    #[test]
-    fn the_key_id_is_a_truncated_hmac() {
-        let cek = Cek::new(b"test-only-key-0123456789-abcdef!");
-        assert_eq!(
-            key_id(&cek),
-            0x0ff7_29a9_3b69_993b_e444_31dc_6277_9b6e_u128.to_be_bytes()
-        );
-    }
-}

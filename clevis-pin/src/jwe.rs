@@ -234,6 +234,12 @@ mod tests {
         assert_eq!(lengths, [0, 16, 2, 22]);
     }
 
+    #[test]
+    fn nothing_is_not_sealed() {
+        let sealed = seal(&header(), b"", &Cek::new(&[1; 32]));
+        assert_eq!(sealed, Err(Fault::NoPlaintext));
+    }
+
     fn header() -> Header {
         Header {
             servers: Vec::new(),

@@ -75,6 +75,31 @@ pub fn decrypt<S: SecretSource>(
 }
 
 /// Whoever can get the content key: the agent's KBS client, or a fixed key in a test.
+///
+/// ```
+/// use clevis_pin::{Binding, Cek, Config, Fetched, SecretRequest, SecretSource, Server};
+///
+/// struct FixedKey;
+///
+/// impl SecretSource for FixedKey {
+///     type Error = std::convert::Infallible;
+///
+///     fn fetch(&mut self, request: &SecretRequest<'_>) -> Result<Fetched, Self::Error> {
+///         let binding = Binding {
+///             servers: vec![Server { url: "https://kbs.example:8080".into(), cert: String::new() }],
+///             path: "default/node/root".into(),
+///             init_data: request.init_data.map(str::to_owned),
+///             cfg: [0; 32],
+///         };
+///         Ok(Fetched { cek: Cek::new(&[7; 32]), binding })
+///     }
+/// }
+///
+/// let token = clevis_pin::encrypt(&Config::parse("{}")?, b"passphrase", &mut FixedKey)?;
+/// let plaintext = clevis_pin::decrypt(token.as_bytes(), &mut FixedKey)?;
+/// assert_eq!(plaintext.expose(), b"passphrase");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait SecretSource {
     /// Why no key could be had.
     type Error: std::error::Error + 'static;
@@ -148,5 +173,39 @@ fn prove_it_opens(token: &str, header: &Header, plaintext: &[u8], cek: &Cek) -> 
         Ok(())
     } else {
         Err(Fault::NotAuthentic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Binding, Cek, Config, Fault, Header, Server, jwe, prove_it_opens};
+
+    #[test]
+    fn a_new_token_must_say_and_carry_what_was_meant() {
+        let cek = Cek::new(&[1; 32]);
+        let header = header("a/b/c", &cek);
+        let token = jwe::seal(&header, b"x", &cek).unwrap();
+        let check = |header, plaintext, cek| prove_it_opens(&token, header, plaintext, cek);
+        assert_eq!(check(&header, b"x", &cek), Ok(()));
+        assert_eq!(check(&header, b"y", &cek), Err(Fault::NotAuthentic));
+        let other = self::header("a/b/d", &cek);
+        assert_eq!(check(&other, b"x", &cek), Err(Fault::NotAuthentic));
+        assert_eq!(
+            check(&header, b"x", &Cek::new(&[2; 32])),
+            Err(Fault::KidMismatch)
+        );
+    }
+
+    fn header(path: &str, cek: &Cek) -> Header {
+        let binding = Binding {
+            servers: vec![Server {
+                url: "https://kbs".into(),
+                cert: String::new(),
+            }],
+            path: path.into(),
+            init_data: None,
+            cfg: [0; 32],
+        };
+        Header::new(&Config::parse("{}").unwrap(), binding, cek)
     }
 }

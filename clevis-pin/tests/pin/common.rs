@@ -19,6 +19,7 @@ pub(crate) const TEST_PLAINTEXT: &[u8; 64] =
 /// Answers every request with [`FixedSource::key`], and keeps what it was asked.
 pub(crate) struct FixedSource {
     pub(crate) key: [u8; 32],
+    pub(crate) path: String,
     pub(crate) asked: Vec<String>,
 }
 
@@ -26,6 +27,7 @@ impl FixedSource {
     pub(crate) fn new() -> Self {
         Self {
             key: *TEST_KEY,
+            path: "default/00000000-0000-8000-8000-000000000001/root".into(),
             asked: Vec::new(),
         }
     }
@@ -43,7 +45,7 @@ impl SecretSource for FixedSource {
                     url: "https://kbs.example:8080".into(),
                     cert: String::new(),
                 }],
-                path: "default/00000000-0000-8000-8000-000000000001/root".into(),
+                path: self.path.clone(),
                 init_data: request.init_data.map(str::to_owned),
                 cfg: [0xcf; 32],
             },

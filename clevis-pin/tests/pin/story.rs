@@ -65,15 +65,17 @@ fn the_source_is_told_what_the_configuration_and_the_token_say() {
                         Some("default/00000000-0000-8000-8000-000000000001/root")
                     );
                     assert_eq!(request.cfg, Some(&[0xcf; 32]));
-                    assert_eq!(request.init_data, Some("version = \"1\""));
                 }
             }
+            assert_eq!(request.init_data, Some("version = \"1\""));
+            assert_eq!(request.num_retries, Some(NumRetries::Infinity));
+            assert_eq!(request.attestation_key.unwrap()["a"], 1);
             Err(Refusal)
         }
     }
     let config = config(
         r#"{"servers":[{"url":"https://from-config","cert":""}],"path":"default/{node}/root",
-            "initdata":"version = \"1\""}"#,
+            "initdata":"version = \"1\"","num_retries":"infinity","attestation_key":{"a":1}}"#,
     );
     let refused = encrypt(&config, b"x", &mut Asserting).unwrap_err();
     assert!(matches!(refused, Error::Source(Refusal)));
@@ -90,6 +92,19 @@ fn another_key_is_told_apart_from_a_changed_token() {
     assert_eq!(
         fault(decrypt(token.as_bytes(), &mut source)),
         Fault::KidMismatch
+    );
+}
+
+/// Here the source says something that our own reader refuses.
+#[test]
+fn a_token_that_could_not_be_opened_again_is_not_handed_out() {
+    let mut source = FixedSource::new();
+    source.path = String::new();
+    let fault = fault(encrypt(&config("{}"), b"x", &mut source));
+    assert!(matches!(fault, Fault::SelfCheck(_)), "{fault}");
+    assert!(
+        fault.to_string().contains("`clevis.path` is empty"),
+        "{fault}"
     );
 }
 
