@@ -14,3 +14,4 @@ pub mod paths;
 pub mod process;
 pub mod proxy;
 pub mod scan;
+pub mod swtpm;
