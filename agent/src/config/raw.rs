@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `agent.toml` as serde sees it: names, types and defaults, nothing checked. Only `config` reads this.
+
+use super::{Binding, Mode};
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    pub(super) kbs: Kbs,
+    #[serde(default)]
+    pub(super) timeouts: Timeouts,
+    #[serde(default)]
+    pub(super) tpm: Tpm,
+    #[serde(default)]
+    pub(super) trust: Trust,
+    #[serde(default)]
+    pub(super) secret: Secret,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kbs {
+    pub(super) servers: Vec<String>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) ca_pem: Option<String>,
+    #[serde(default)]
+    pub(super) spki_sha256: Vec<String>,
+    #[serde(default = "default_path")]
+    pub(super) path: String,
+    pub(super) init_data_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) insecure_http: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Timeouts {
+    pub(super) connect: String,
+    pub(super) request: String,
+    pub(super) hedge: String,
+    pub(super) fetch: String,
+    pub(super) decrypt: String,
+    pub(super) encrypt: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tpm {
+    pub(super) tcti: String,
+    pub(super) ak_handle: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Trust {
+    pub(super) mode: Mode,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Secret {
+    pub(super) binding: Binding,
+}
+
+fn default_path() -> String {
+    "default/{node}/root".to_owned()
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: "5s".to_owned(),
+            request: "30s".to_owned(),
+            hedge: "1s".to_owned(),
+            fetch: "0s".to_owned(),
+            decrypt: "90s".to_owned(),
+            encrypt: "10m".to_owned(),
+        }
+    }
+}
+
+impl Default for Tpm {
+    fn default() -> Self {
+        Self {
+            tcti: "device:/dev/tpmrm0".to_owned(),
+            ak_handle: 0x8101_0002,
+        }
+    }
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Measured,
+        }
+    }
+}
+
+impl Default for Secret {
+    fn default() -> Self {
+        Self {
+            binding: Binding::IfPresent,
+        }
+    }
+}

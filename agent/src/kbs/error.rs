@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Everything that can go wrong between this node and a KBS, with the server's address in each sentence.
+
+use super::Token;
+use super::tls::TlsProblem;
+use crate::config::ServerUrl;
+use kbs_protocol::refusal::{Refusal, RefusalKind, Step};
+use kbs_protocol::{Blame, Owner, Persistence};
+use std::fmt;
+use std::time::Duration;
+
+/// An error of the evidence source, whatever that is on this machine.
+pub type EvidenceFailure = Box<dyn Blame + Send + Sync>;
+
+/// Why a handshake gave no secret.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KbsError {
+    /// No connection could even be prepared.
+    #[error("{server}: cannot prepare a connection: {why}")]
+    Setup {
+        /// The server.
+        server: ServerUrl,
+        /// What the TLS or HTTP library said.
+        why: String,
+    },
+    /// The name of the server did not resolve.
+    #[error("{server}: its name does not resolve: {why}")]
+    Dns {
+        /// The server.
+        server: ServerUrl,
+        /// What the resolver said.
+        why: String,
+    },
+    /// Nothing accepts connections.
+    #[error("{server}: no connection: {why}")]
+    Connect {
+        /// The server.
+        server: ServerUrl,
+        /// What the system said.
+        why: String,
+    },
+    /// The server did not prove who it is, or does not speak our TLS.
+    #[error("{server}: {problem}")]
+    Tls {
+        /// The server.
+        server: ServerUrl,
+        /// What is wrong.
+        problem: TlsProblem,
+    },
+    /// The server took the request and closed the connection: a KBS whose handler crashed does that.
+    #[error(
+        "{server}: it closed the connection instead of answering {step} ({times} times in a row): {why}"
+    )]
+    NoAnswer {
+        /// The server.
+        server: ServerUrl,
+        /// What was asked.
+        step: Step,
+        /// How often in a row this server did so.
+        times: u32,
+        /// What the connection said.
+        why: String,
+    },
+    /// The answer began and broke off.
+    #[error("{server}: the answer to {step} broke off: {why}")]
+    Cut {
+        /// The server.
+        server: ServerUrl,
+        /// What was asked.
+        step: Step,
+        /// What the connection said.
+        why: String,
+    },
+    /// No complete answer in time.
+    #[error("{server}: no complete answer to {step} within {} s", .after.as_secs_f32())]
+    Timeout {
+        /// The server.
+        server: ServerUrl,
+        /// What was asked.
+        step: Step,
+        /// How long we waited.
+        after: Duration,
+    },
+    /// The answer is larger than any honest one.
+    #[error("{server}: the answer to {step} is larger than {limit} bytes")]
+    TooLarge {
+        /// The server.
+        server: ServerUrl,
+        /// What was asked.
+        step: Step,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The server sends us elsewhere; only the configuration may do that.
+    #[error(
+        "{server}: it answered {step} with a redirection to {location:?}, which is not followed"
+    )]
+    Redirect {
+        /// The server.
+        server: ServerUrl,
+        /// What was asked.
+        step: Step,
+        /// Where to.
+        location: String,
+    },
+    /// The server said no.
+    #[error("{server}: {refusal}")]
+    Refused {
+        /// The server.
+        server: ServerUrl,
+        /// What it said, understood.
+        refusal: Refusal,
+        /// Age of the session when it said so.
+        session_age: Option<Duration>,
+        /// How long it asks us to stay away.
+        retry_after: Option<Duration>,
+        /// The attestation token, if there was one by then: it tells what the policy saw.
+        token: Option<Token>,
+    },
+    /// The challenge came without the cookie that names the session.
+    #[error("{server}: the challenge came without the session cookie kbs-session-id")]
+    NoCookie {
+        /// The server.
+        server: ServerUrl,
+    },
+    /// The server said yes, and what came is not what the protocol says.
+    #[error("{server}: {error}")]
+    Protocol {
+        /// The server.
+        server: ServerUrl,
+        /// What is wrong with it.
+        error: kbs_protocol::Error,
+        /// The attestation token, if there was one by then.
+        token: Option<Token>,
+    },
+    /// This machine made no evidence.
+    #[error("{0}")]
+    Evidence(EvidenceFailure),
+    /// Several servers were asked, each failed.
+    #[error("none of {} servers helped: {}", .0.len(), sentences(.0))]
+    Servers(
+        /// One error a server, in the order in which they failed; never empty.
+        Vec<KbsError>,
+    ),
+    /// The time was up.
+    #[error("gave up after {} s and {tries} tries, at last because of {last}{}", .after.as_secs(), Others(.others))]
+    GaveUp {
+        /// How long it was tried.
+        after: Duration,
+        /// How often it was tried.
+        tries: u32,
+        /// The last error.
+        last: Box<KbsError>,
+        /// The other errors on the way, and how often each came.
+        others: Vec<(String, u32)>,
+    },
+}
+
+impl KbsError {
+    /// The attestation token of the handshake that failed, for `explain`.
+    pub fn token(&self) -> Option<&Token> {
+        match self.lead() {
+            Self::Refused { token, .. } | Self::Protocol { token, .. } => token.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The refusal behind this error, for `explain`.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self.lead() {
+            Self::Refused { refusal, .. } => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// The server that this error is about.
+    pub fn server(&self) -> Option<&ServerUrl> {
+        match self.lead() {
+            Self::Setup { server, .. }
+            | Self::Dns { server, .. }
+            | Self::Connect { server, .. }
+            | Self::Tls { server, .. }
+            | Self::NoAnswer { server, .. }
+            | Self::Cut { server, .. }
+            | Self::Timeout { server, .. }
+            | Self::TooLarge { server, .. }
+            | Self::Redirect { server, .. }
+            | Self::Refused { server, .. }
+            | Self::NoCookie { server }
+            | Self::Protocol { server, .. } => Some(server),
+            Self::Evidence(_) | Self::Servers(_) | Self::GaveUp { .. } => None,
+        }
+    }
+
+    /// How long the server asked us to stay away.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self.lead() {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the session, rather than the node, was refused: a new handshake may help.
+    pub(super) fn wants_new_handshake(&self) -> bool {
+        self.refusal()
+            .is_some_and(|r| matches!(r.kind, RefusalKind::NoSession | RefusalKind::Token))
+    }
+
+    /// The error that decides what to do: of several the most hopeful one, because while one server may
+    /// yet help it is too early to stop.
+    fn lead(&self) -> &Self {
+        match self {
+            Self::GaveUp { last, .. } => last.lead(),
+            Self::Servers(errors) => {
+                let with = |persistence| {
+                    errors
+                        .iter()
+                        .map(Self::lead)
+                        .find(|e| e.persistence() == persistence)
+                };
+                with(Persistence::Temporary)
+                    .or_else(|| with(Persistence::UntilApproved))
+                    .or_else(|| errors.first().map(Self::lead))
+                    .unwrap_or(self)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Blame for KbsError {
+    fn owner(&self) -> Owner {
+        match self.lead() {
+            Self::Setup { .. } => Owner::Machine,
+            Self::Dns { .. } | Self::Connect { .. } | Self::Cut { .. } | Self::Timeout { .. } => {
+                Owner::Network
+            }
+            Self::Tls { problem, .. } => problem.owner(),
+            Self::Redirect { .. } => Owner::Configuration,
+            Self::NoAnswer { .. } | Self::TooLarge { .. } | Self::NoCookie { .. } => Owner::Server,
+            Self::Refused { refusal, .. } => refusal.owner(),
+            Self::Protocol { error, .. } => error.owner(),
+            Self::Evidence(error) => error.owner(),
+            // `lead` never returns these, but for an empty list, which nobody makes.
+            Self::Servers(_) | Self::GaveUp { .. } => Owner::Network,
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        match self.lead() {
+            Self::Dns { .. } | Self::Connect { .. } | Self::Cut { .. } | Self::Timeout { .. } => {
+                Persistence::Temporary
+            }
+            Self::NoAnswer { times, .. } if *times < CRASHES => Persistence::Temporary,
+            Self::Setup { .. }
+            | Self::NoAnswer { .. }
+            | Self::TooLarge { .. }
+            | Self::Redirect { .. }
+            | Self::NoCookie { .. } => Persistence::Permanent,
+            Self::Tls { problem, .. } => problem.persistence(),
+            Self::Refused { refusal, .. } => refusal.persistence(),
+            Self::Protocol { error, .. } => error.persistence(),
+            Self::Evidence(error) => error.persistence(),
+            Self::Servers(_) | Self::GaveUp { .. } => Persistence::Temporary,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self.lead() {
+            Self::Setup { .. } => {
+                "this build of the agent cannot speak TLS here: report it".to_owned()
+            }
+            Self::Dns { .. } => {
+                "look at the resolver (/etc/resolv.conf), or use an address that needs \
+                                 none in kbs.servers"
+                    .to_owned()
+            }
+            Self::Connect { .. } => {
+                "look at the network of this node, at firewalls, and at whether the KBS runs"
+                    .to_owned()
+            }
+            Self::Tls { problem, .. } => problem.advice().to_owned(),
+            Self::NoAnswer { .. } => {
+                "look at the log of the KBS at this moment: a crashed request leaves \
+                                      a panic message there"
+                    .to_owned()
+            }
+            Self::Cut { .. } | Self::Timeout { .. } => {
+                "look at the network of this node (a path MTU that \
+                 loses large packets looks like this) and at the load of the KBS"
+                    .to_owned()
+            }
+            Self::TooLarge { .. } => "make sure that the address is a Trustee KBS".to_owned(),
+            Self::Redirect { .. } => {
+                "put the final address into kbs.servers, or stop the proxy from redirecting"
+                    .to_owned()
+            }
+            Self::Refused {
+                refusal,
+                session_age: Some(age),
+                ..
+            } if *age >= OLD_SESSION
+                && matches!(refusal.kind, RefusalKind::Evidence | RefusalKind::NoSession) =>
+            {
+                format!(
+                    "the session was {} s old and a KBS keeps one for 5 minutes by default: find out what \
+                     made the evidence slow on this machine; otherwise {}",
+                    age.as_secs(),
+                    refusal.advice()
+                )
+            }
+            Self::Refused { refusal, .. } => refusal.advice(),
+            Self::NoCookie { .. } => {
+                "look for a proxy before the KBS that removes cookies".to_owned()
+            }
+            Self::Protocol { error, .. } => error.advice(),
+            Self::Evidence(error) => error.advice(),
+            Self::Servers(_) | Self::GaveUp { .. } => "look at the network of this node".to_owned(),
+        }
+    }
+}
+
+fn sentences(errors: &[KbsError]) -> String {
+    errors
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+/// "; before that: … (3 times)", or nothing.
+struct Others<'e>(&'e [(String, u32)]);
+
+impl fmt::Display for Others<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (sentence, times)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "; before that " } else { ", " })?;
+            write!(f, "{sentence} ({times} times)")?;
+        }
+        Ok(())
+    }
+}
+
+/// After so many silent closings in a row we believe that it is this request that crashes the server.
+const CRASHES: u32 = 3;
+/// Near enough to the 5 minutes of a session to be the likely reason of a refusal.
+const OLD_SESSION: Duration = Duration::from_secs(240);

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! HTTP to one server: one connection, a time limit and a size limit on everything, and no help from the
+//! environment: no proxy, no redirection, no compression, no cookie jar.
+
+use super::error::KbsError;
+use super::tls;
+use crate::config::{Anchors, ServerUrl, Timeouts};
+use kbs_protocol::message::{ATTESTATION_LIMIT, COOKIE_NAME};
+use kbs_protocol::refusal::Step;
+use reqwest::blocking::{Client, Response};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER,
+    SET_COOKIE,
+};
+use reqwest::redirect::Policy;
+use std::error::Error;
+use std::io::{self, Read as _};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+/// One server and the connection kept to it.
+pub(super) struct Http {
+    pub(super) server: ServerUrl,
+    client: Client,
+    request_timeout: Duration,
+    /// How often in a row the server closed the connection instead of answering.
+    unanswered: AtomicU32,
+}
+
+/// One request. With a body it is a POST of JSON, otherwise a GET.
+pub(super) struct Call<'c> {
+    pub(super) step: Step,
+    pub(super) path: &'c str,
+    pub(super) body: Option<Vec<u8>>,
+    pub(super) credential: Option<Credential<'c>>,
+}
+
+/// What names the session or the node to the server.
+pub(super) enum Credential<'c> {
+    /// `name=value`, as the server gave it.
+    Cookie(&'c str),
+    /// The attestation token.
+    Bearer(&'c str),
+}
+
+/// One answer, read to its end.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) body: Vec<u8>,
+    /// `name=value` of the session cookie.
+    pub(super) cookie: Option<String>,
+    /// The server's clock minus ours, in seconds.
+    pub(super) clock_skew: Option<i64>,
+    /// How long the server asks us to stay away.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Http {
+    pub(super) fn new(
+        server: &ServerUrl,
+        anchors: &Anchors,
+        timeouts: &Timeouts,
+    ) -> Result<Self, KbsError> {
+        let setup = |why: String| KbsError::Setup {
+            server: server.clone(),
+            why,
+        };
+        let tls = tls::client_config(anchors).map_err(|error| setup(error.to_string()))?;
+        let client = Client::builder()
+            // Always, also for plain http: without it the library looks for the machine's certificates.
+            .tls_backend_preconfigured(tls)
+            .https_only(server.is_https())
+            .http1_only()
+            .redirect(Policy::none())
+            .no_proxy()
+            .referer(false)
+            .tcp_nodelay(true)
+            .connect_timeout(timeouts.connect)
+            .timeout(timeouts.request)
+            // The quote between two requests may take seconds; the connection waits for it.
+            .pool_idle_timeout(None)
+            .pool_max_idle_per_host(1)
+            .user_agent(USER_AGENT)
+            .build()
+            .map_err(|error| setup(innermost(&error)))?;
+        Ok(Self {
+            server: server.clone(),
+            client,
+            request_timeout: timeouts.request,
+            unanswered: AtomicU32::new(0),
+        })
+    }
+
+    /// Sends one request and reads its answer. Any status but a redirection is an answer.
+    pub(super) fn send(&self, call: Call<'_>, until: Option<Instant>) -> Result<Answer, KbsError> {
+        let started = Instant::now();
+        let limit = until.map_or(self.request_timeout, |until| {
+            until
+                .saturating_duration_since(started)
+                .clamp(SHORTEST, self.request_timeout)
+        });
+        let url = self.server.join(call.path);
+        let mut request = match call.body {
+            Some(body) => self
+                .client
+                .post(url)
+                .header(CONTENT_TYPE, "application/json")
+                .body(body),
+            None => self.client.get(url),
+        };
+        request = match call.credential {
+            Some(Credential::Cookie(pair)) => request.header(COOKIE, pair),
+            Some(Credential::Bearer(token)) => {
+                request.header(AUTHORIZATION, format!("Bearer {token}"))
+            }
+            None => request,
+        };
+        let mut response = request
+            .timeout(limit)
+            .send()
+            .map_err(|error| self.failure(call.step, limit, &error))?;
+        self.unanswered.store(0, Ordering::Relaxed);
+
+        let status = response.status();
+        if status.is_redirection() {
+            return Err(KbsError::Redirect {
+                server: self.server.clone(),
+                step: call.step,
+                location: text(response.headers(), LOCATION).unwrap_or_default(),
+            });
+        }
+        let body = self.read_body(&mut response, call.step, started, limit)?;
+        let headers = response.headers();
+        let now = SystemTime::now();
+        let date = text(headers, DATE).and_then(|date| httpdate::parse_http_date(&date).ok());
+        Ok(Answer {
+            status: status.as_u16(),
+            body,
+            cookie: session_cookie(headers),
+            clock_skew: date.map(|date| seconds_between(now, date)),
+            retry_after: text(headers, RETRY_AFTER)
+                .and_then(|value| retry_after(&value, date.unwrap_or(now))),
+        })
+    }
+
+    fn read_body(
+        &self,
+        response: &mut Response,
+        step: Step,
+        started: Instant,
+        limit: Duration,
+    ) -> Result<Vec<u8>, KbsError> {
+        let server = || self.server.clone();
+        let mut body = Vec::new();
+        let mut piece = [0; 8192];
+        loop {
+            let length = match response.read(&mut piece) {
+                Ok(0) => return Ok(body),
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_timeout(&error) => {
+                    return Err(KbsError::Timeout {
+                        server: server(),
+                        step,
+                        after: limit,
+                    });
+                }
+                Err(error) => {
+                    return Err(KbsError::Cut {
+                        server: server(),
+                        step,
+                        why: innermost(&error),
+                    });
+                }
+            };
+            body.extend_from_slice(piece.get(..length).unwrap_or_default());
+            if body.len() > BODY_LIMIT {
+                return Err(KbsError::TooLarge {
+                    server: server(),
+                    step,
+                    limit: BODY_LIMIT,
+                });
+            }
+            // The library's limit is for each read; a server that drips bytes must not hold us.
+            if started.elapsed() > limit {
+                return Err(KbsError::Timeout {
+                    server: server(),
+                    step,
+                    after: limit,
+                });
+            }
+        }
+    }
+
+    fn failure(&self, step: Step, limit: Duration, error: &reqwest::Error) -> KbsError {
+        let server = self.server.clone();
+        if let Some(error) = find::<rustls::Error>(error) {
+            return KbsError::Tls {
+                server,
+                problem: error.into(),
+            };
+        }
+        if error.is_builder() {
+            return KbsError::Setup {
+                server,
+                why: innermost(error),
+            };
+        }
+        let why = innermost(error);
+        if error.is_dns() {
+            KbsError::Dns { server, why }
+        } else if error.is_connect() {
+            KbsError::Connect { server, why }
+        } else if error.is_timeout() {
+            KbsError::Timeout {
+                server,
+                step,
+                after: limit,
+            }
+        } else {
+            let times = self
+                .unanswered
+                .fetch_add(1, Ordering::Relaxed)
+                .saturating_add(1);
+            KbsError::NoAnswer {
+                server,
+                step,
+                times,
+                why,
+            }
+        }
+    }
+}
+
+/// The session cookie, as `name=value`. A value that could not stand in a header is none.
+fn session_cookie(headers: &HeaderMap) -> Option<String> {
+    headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter_map(|value| {
+            value
+                .to_str()
+                .ok()?
+                .split(';')
+                .next()?
+                .trim()
+                .split_once('=')
+        })
+        .find(|(name, value)| {
+            *name == COOKIE_NAME
+                && (1..=COOKIE_LIMIT).contains(&value.len())
+                && value
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'"' | b'\\'))
+        })
+        .map(|(name, value)| format!("{name}={value}"))
+}
+
+/// RFC 9110 section 10.2.3: seconds, or a date; bounded, because a server's mistake must not stop a node.
+fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let asked = match value.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => httpdate::parse_http_date(value)
+            .ok()?
+            .duration_since(now)
+            .ok()?,
+    };
+    Some(asked.min(LONGEST_RETRY_AFTER))
+}
+
+/// `later - earlier` in whole seconds, negative when the names are wrong.
+fn seconds_between(earlier: SystemTime, later: SystemTime) -> i64 {
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    match later.duration_since(earlier) {
+        Ok(ahead) => seconds(ahead),
+        Err(behind) => seconds(behind.duration()).saturating_neg(),
+    }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().map(ToOwned::to_owned)
+}
+
+/// The errors below an error. An [`io::Error`] hides the one it carries from `source`.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| below(*error))
+}
+
+fn below<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e (dyn Error + 'static)> {
+    let Some(io) = error.downcast_ref::<io::Error>() else {
+        return error.source();
+    };
+    let inner: &(dyn Error + 'static) = io.get_ref()?;
+    Some(inner)
+}
+
+fn find<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e T> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::TimedOut
+        || find::<reqwest::Error>(error).is_some_and(reqwest::Error::is_timeout)
+}
+
+/// The last cause says what happened; those above it say where in the library.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    causes(error)
+        .last()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+/// What an answer may weigh: as much as the server's own limit for requests, and what a JWE adds.
+const BODY_LIMIT: usize = ATTESTATION_LIMIT;
+const COOKIE_LIMIT: usize = 256;
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
+/// A request that starts at its deadline still gets a moment, so that its error is the true one.
+const SHORTEST: Duration = Duration::from_millis(10);
+const USER_AGENT: &str = concat!("trustee-agent/", env!("CARGO_PKG_VERSION"));
