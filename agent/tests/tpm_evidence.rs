@@ -568,14 +568,18 @@ fn no_software_tpm_no_library_no_device() {
         nobody.to_string(),
         "no TPM answers at swtpm:host=127.0.0.1,port=1"
     );
-    let library = error("tabrmd:bus_name=no.such.bus,bus_type=session");
-    assert!(
-        matches!(
-            library,
-            TpmError::NoLibrary { .. } | TpmError::NoAnswer { .. }
-        ),
-        "{library}"
-    );
+    let libraries = std::process::Command::new("/sbin/ldconfig")
+        .arg("-p")
+        .output()
+        .unwrap();
+    let libraries = String::from_utf8_lossy(&libraries.stdout).into_owned();
+    if libraries.contains("libtss2-tcti-tabrmd") {
+        eprintln!("SKIPPED: a missing library, because libtss2-tcti-tabrmd is installed");
+    } else {
+        let library = error("tabrmd:bus_name=no.such.bus,bus_type=session");
+        assert!(matches!(library, TpmError::NoLibrary { .. }), "{library}");
+        assert_eq!(library.persistence(), Persistence::Permanent);
+    }
     let device = error("device:/dev/does-not-exist");
     assert_eq!(
         device.to_string(),
@@ -583,7 +587,46 @@ fn no_software_tpm_no_library_no_device() {
     );
     // A file that is there, but no TPM.
     let file = error("device:/dev/null");
+    assert_eq!(
+        file.to_string(),
+        "the device /dev/null does not answer as a TPM"
+    );
     assert_eq!(file.owner(), Owner::Machine);
+}
+
+#[test]
+fn a_tpm_that_shows_fewer_pcrs_at_once_is_asked_again() {
+    let Some(tpm) = software_tpm() else { return };
+    tpm.extend(5, &[7; 32]).unwrap();
+    let mut attester = attester(&tpm);
+    tpm.take_commands();
+    tpm.on_response(|_, command, response| {
+        if command == "PCR_Read" {
+            keep_lowest_pcr(response);
+        }
+    });
+    assert_eq!(
+        attest(&mut attester, "nonce").pcrs,
+        tpm.read_pcrs().unwrap()
+    );
+    let reads = tpm
+        .take_commands()
+        .iter()
+        .filter(|name| *name == "PCR_Read")
+        .count();
+    assert_eq!(reads, 24);
+}
+
+/// Cuts a TPM2_PCR_Read response down to its first PCR: header 10, counter 4, selection 10 with the bitmap
+/// in its last three bytes, count 4, then size and value for each.
+fn keep_lowest_pcr(response: &mut Vec<u8>) {
+    let bitmap = u32::from_le_bytes([response[21], response[22], response[23], 0]);
+    let lowest = bitmap & bitmap.wrapping_neg();
+    response[21..24].copy_from_slice(&lowest.to_le_bytes()[..3]);
+    response[24..28].copy_from_slice(&[0, 0, 0, 1]);
+    response.truncate(28 + 34);
+    let size = u32::try_from(response.len()).unwrap().to_be_bytes();
+    response[2..6].copy_from_slice(&size);
 }
 
 #[test]

@@ -12,13 +12,12 @@
 //! `Environment=TSS2_LOG=all+none`, since every failure comes back as a [`TpmError`] anyway.
 
 use super::tpm_error::TpmError;
-use super::tpm_rc::Step;
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::str::FromStr;
 use tss_esapi::Context;
-use tss_esapi::tcti_ldr::{DeviceConfig, TctiNameConf};
+use tss_esapi::tcti_ldr::{DeviceConfig, TctiInfo, TctiNameConf};
 
 /// The TPM behind the kernel's resource manager.
 pub const DEFAULT_TCTI: &str = "device:/dev/tpmrm0";
@@ -38,7 +37,7 @@ pub(super) fn open(tcti: &str) -> Result<Context, TpmError> {
              prefer {DEFAULT_TCTI}"
         );
     }
-    Context::new(parsed).map_err(|error| why_unreachable(tcti, error))
+    Context::new(parsed.clone()).map_err(|_| why_unreachable(tcti, parsed))
 }
 
 /// Reads a TCTI string.
@@ -91,29 +90,44 @@ fn bypasses_resource_manager(path: &str) -> bool {
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// tpm2-tss reports most failures to connect with one code, so this looks at the device itself.
-fn why_unreachable(tcti: &str, error: tss_esapi::Error) -> TpmError {
-    let Some(path) = device_path(tcti) else {
-        return TpmError::unreachable(tcti, error);
-    };
-    let path = path.to_owned();
-    match OpenOptions::new().read(true).write(true).open(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => TpmError::NoDevice { path },
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => TpmError::Forbidden { path },
-        Err(error) if error.kind() == ErrorKind::ResourceBusy => TpmError::Occupied { path },
-        Err(source) => TpmError::Device { path, source },
-        Ok(_) => match TpmError::unreachable(tcti, error) {
-            TpmError::NoLibrary { tcti } => TpmError::NoLibrary { tcti },
-            _ => TpmError::response(Step::Connect, error),
+/// tpm2-tss reports every failure to connect with one code, so this looks for itself.
+fn why_unreachable(tcti: &str, parsed: TctiNameConf) -> TpmError {
+    if let Some(path) = device_path(tcti)
+        && let Err(source) = OpenOptions::new().read(true).write(true).open(path)
+    {
+        return device_error(path, source);
+    }
+    if TctiInfo::get_info(parsed).is_err() {
+        return TpmError::NoLibrary {
+            tcti: tcti.to_owned(),
+        };
+    }
+    match device_path(tcti) {
+        Some(path) => TpmError::Mute {
+            path: path.to_owned(),
         },
+        None => TpmError::NoAnswer {
+            tcti: tcti.to_owned(),
+        },
+    }
+}
+
+/// Why the kernel does not let us at the TPM.
+fn device_error(path: &str, source: io::Error) -> TpmError {
+    let path = path.to_owned();
+    match source.kind() {
+        ErrorKind::NotFound => TpmError::NoDevice { path },
+        ErrorKind::PermissionDenied => TpmError::Forbidden { path },
+        ErrorKind::ResourceBusy => TpmError::Occupied { path },
+        _ => TpmError::Device { path, source },
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{bypasses_resource_manager, open, parse};
+    use super::{bypasses_resource_manager, device_error, open, parse};
     use crate::evidence::TpmError;
-    use kbs_protocol::{Blame, Owner};
+    use kbs_protocol::{Blame, Owner, Persistence};
     use tss_esapi::tcti_ldr::TctiNameConf;
 
     #[test]
@@ -182,5 +196,24 @@ mod tests {
             "{}",
             error.advice()
         );
+    }
+
+    #[test]
+    fn the_kernels_answers_have_sentences() {
+        let busy = Persistence::Temporary;
+        let stop = Persistence::Permanent;
+        for (errno, sentence, persistence) in [
+            (2, "there is no TPM device /dev/tpm0", stop),
+            (13, "this user may not open the TPM device /dev/tpm0", stop),
+            (16, "another program holds the TPM device /dev/tpm0", busy),
+            (5, "the TPM device /dev/tpm0 does not open: ", stop),
+        ] {
+            let error = device_error("/dev/tpm0", std::io::Error::from_raw_os_error(errno));
+            assert!(error.to_string().starts_with(sentence), "{error}");
+            assert_eq!(
+                (error.owner(), error.persistence()),
+                (Owner::Machine, persistence)
+            );
+        }
     }
 }

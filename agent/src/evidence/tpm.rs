@@ -18,6 +18,7 @@ use kbs_protocol::runtime_data::RuntimeDigest;
 use kbs_protocol::tpm::{Attest, pcr_digest};
 use kbs_protocol::{NodeId, Tee};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use tss_esapi::Context;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::interface_types::algorithm::HashingAlgorithm;
@@ -165,24 +166,30 @@ struct Quote {
 /// # Errors
 /// [`TpmError::NoSha256Bank`] if the TPM leaves any of them out.
 pub(super) fn read_pcrs(context: &mut Context) -> Result<(Vec<[u8; 32]>, u32), TpmError> {
-    let mut values = Vec::with_capacity(ALL_PCRS.len());
-    let mut last_counter = 0;
-    for numbers in ALL_PCRS.chunks(PCRS_PER_READ) {
-        let (counter, selection, digests) = select(numbers)
-            .and_then(|selection| context.pcr_read(selection))
-            .map_err(|error| TpmError::response(Step::ReadPcrs, error))?;
+    let mut values = BTreeMap::new();
+    loop {
+        let missing: Vec<u8> = ALL_PCRS
+            .into_iter()
+            .filter(|n| !values.contains_key(n))
+            .collect();
+        let (counter, selection, digests) =
+            select(missing.chunks(PCRS_PER_READ).next().unwrap_or_default())
+                .and_then(|selection| context.pcr_read(selection))
+                .map_err(|error| TpmError::response(Step::ReadPcrs, error))?;
+        // The TPM says which of them it returns; it may be fewer than were asked.
         let before = values.len();
-        for digest in digests.value() {
-            values.extend(<[u8; 32]>::try_from(digest.value()));
+        for (number, digest) in selected(&selection).into_iter().zip(digests.value()) {
+            if let Ok(value) = <[u8; 32]>::try_from(digest.value()) {
+                values.insert(number, value);
+            }
         }
-        if selected(&selection) != numbers
-            || values.len().checked_sub(before) != Some(numbers.len())
-        {
+        if values.len() == ALL_PCRS.len() {
+            return Ok((values.into_values().collect(), counter));
+        }
+        if values.len() == before {
             return Err(no_sha256_bank(context));
         }
-        last_counter = counter;
     }
-    Ok((values, last_counter))
 }
 
 /// The hash names of the PCR banks that are active, lower case.

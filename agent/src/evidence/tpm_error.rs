@@ -54,6 +54,12 @@ pub enum TpmError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The device node opens, but what is behind it does not talk like a TPM.
+    #[error("the device {path} does not answer as a TPM")]
+    Mute {
+        /// The device node.
+        path: String,
+    },
     /// tpm2-tss has no library for this kind of TCTI.
     #[error("tpm2-tss has no library to reach the TPM at {tcti}")]
     NoLibrary {
@@ -134,17 +140,6 @@ impl TpmError {
         }
     }
 
-    /// A failure to connect to something that is not a device.
-    pub(super) fn unreachable(tcti: &str, error: tss_esapi::Error) -> Self {
-        let tcti = tcti.to_owned();
-        match error {
-            tss_esapi::Error::Tss2Error(code) if raw_code(code) == TCTI_NOT_SUPPORTED => {
-                Self::NoLibrary { tcti }
-            }
-            _ => Self::NoAnswer { tcti },
-        }
-    }
-
     /// What the code means, if the TPM answered with one.
     pub(super) fn meaning(&self) -> Option<Meaning> {
         match self {
@@ -165,6 +160,7 @@ impl Blame for TpmError {
     fn persistence(&self) -> Persistence {
         match self {
             Self::Occupied { .. }
+            | Self::Mute { .. }
             | Self::NoAnswer { .. }
             | Self::KeyReplaced { .. }
             | Self::PcrsKeepChanging { .. }
@@ -188,7 +184,7 @@ impl Blame for TpmError {
             Self::Occupied { .. } => {
                 "use device:/dev/tpmrm0, which programs can share, or stop the other program"
             }
-            Self::Device { .. } => "look at the kernel's messages about the TPM (dmesg)",
+            Self::Device { .. } | Self::Mute { .. } => "look at the kernel's messages about the TPM (dmesg)",
             Self::NoLibrary { .. } => {
                 "install the TCTI library of tpm2-tss (libtss2-tcti-device.so.0 for a device) and put \
                  it into the initramfs: it is loaded by name, so tools that follow links miss it"
@@ -223,6 +219,3 @@ impl Blame for TpmError {
         .to_owned()
     }
 }
-
-/// TSS2_TCTI_RC_NOT_SUPPORTED, what the loader answers when it finds no library.
-const TCTI_NOT_SUPPORTED: u32 = 0x000a_0002;

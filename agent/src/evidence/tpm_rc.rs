@@ -11,8 +11,6 @@ use tss_esapi::constants::response_code::{Tss2ResponseCode, Tss2ResponseCodeKind
 /// What was being done when the TPM refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Opening the way to the TPM.
-    Connect,
     /// TPM2_ReadPublic of the AK.
     ReadKey,
     /// TPM2_CreatePrimary under the endorsement hierarchy.
@@ -30,7 +28,6 @@ pub enum Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Connect => "opening the TPM",
             Self::ReadKey => "reading the attestation key",
             Self::CreateKey => "creating the attestation key",
             Self::KeepKey => "storing the attestation key",
