@@ -13,5 +13,8 @@ pub mod luks;
 pub mod paths;
 pub mod process;
 pub mod proxy;
+pub mod pty;
 pub mod scan;
+pub mod settings;
 pub mod swtpm;
+pub mod world;

@@ -120,53 +120,70 @@ impl Run {
         })
     }
 
-    /// Starts the program without waiting; standard output and error are pipes.
+    /// Starts the program without waiting; its three streams are pipes.
     ///
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(mut self) -> Result<Child> {
-        self.command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("cannot start {}", display(&self.argv)))
+        self.start(|_| ())
     }
 
     /// Runs the program to its end and captures what it wrote, whatever its exit code.
     ///
     /// # Errors
     /// The program cannot be started, or ran past its deadline.
-    pub fn capture(mut self) -> Result<Captured> {
-        let argv = std::mem::take(&mut self.argv);
-        let input = std::mem::take(&mut self.stdin);
-        let deadline = self.deadline;
-        self.argv.clone_from(&argv);
+    pub fn capture(self) -> Result<Captured> {
+        self.capture_with(|_| ())
+    }
+
+    /// As [`Run::capture`], after `change` had the last word on the streams. One that it replaced is not
+    /// captured.
+    pub(crate) fn capture_with(mut self, change: impl FnOnce(&mut Command)) -> Result<Captured> {
         let started = Instant::now();
-        let mut child = self.spawn()?;
-        let mut stdin = child.stdin.take().context("no standard input")?;
-        // A program may end without reading its input: a broken pipe here is not our failure.
-        thread::spawn(move || drop(stdin.write_all(&input)));
-        let stdout = drain(child.stdout.take().context("no standard output")?);
-        let stderr = drain(child.stderr.take().context("no standard error")?);
-        let ended = wait(&mut child, started + deadline)?;
-        let Some(status) = ended else {
+        let mut child = self.start(change)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            let input = std::mem::take(&mut self.stdin);
+            // A program may end without reading its input: a broken pipe here is not our failure.
+            thread::spawn(move || drop(stdin.write_all(&input)));
+        }
+        let stdout = child.stdout.take().map(drain);
+        let stderr = child.stderr.take().map(drain);
+        let Some(status) = wait(&mut child, started + self.deadline)? else {
             kill_group(&child);
             drop(child.wait());
             bail!(
-                "{} did not end within {deadline:?}; standard error so far: {}",
-                display(&argv),
-                String::from_utf8_lossy(&take(&stderr))
+                "{} did not end within {:?}; standard error so far: {}",
+                display(&self.argv),
+                self.deadline,
+                String::from_utf8_lossy(&take(stderr))
             );
         };
         Ok(Captured {
             code: status.code(),
             signal: status.signal(),
             elapsed: started.elapsed(),
-            stdout: take(&stdout),
-            stderr: take(&stderr),
-            argv,
+            stdout: take(stdout),
+            stderr: take(stderr),
+            argv: self.argv,
         })
+    }
+
+    fn start(&mut self, change: impl FnOnce(&mut Command)) -> Result<Child> {
+        self.command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        change(&mut self.command);
+        let child = self
+            .command
+            .spawn()
+            .with_context(|| format!("cannot start {}", display(&self.argv)));
+        // The command would keep a stream it was given open for as long as it lives.
+        self.command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        child
     }
 
     /// As [`Run::capture`], and the program must succeed.
@@ -265,8 +282,9 @@ fn drain(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 }
 
 /// What a drained pipe gave. A grandchild that keeps the pipe open costs at most [`LINGER`].
-fn take(pipe: &mpsc::Receiver<Vec<u8>>) -> Vec<u8> {
-    pipe.recv_timeout(LINGER).unwrap_or_default()
+fn take(pipe: Option<mpsc::Receiver<Vec<u8>>>) -> Vec<u8> {
+    pipe.and_then(|pipe| pipe.recv_timeout(LINGER).ok())
+        .unwrap_or_default()
 }
 
 fn kill_group(child: &Child) {

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `make bench`: measures what the agent costs a node and rewrites the table of `docs/performance.md`.
+//!
+//! Sizes and counts (bytes, TPM commands, connections, round trips) are budgets: exceeding one makes the
+//! program fail. Times are reported and never judged, since they belong to the machine.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "its output is a table on standard output"
+)]
+#![allow(clippy::arithmetic_side_effects)]
+
+mod footprint;
+mod measure;
+mod report;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use lexopt::Arg::{Long, Short};
+use lexopt::ValueExt as _;
+
+fn main() -> ExitCode {
+    // First, so that this program's own memory stays out of the child's figures.
+    if let Some(code) = measure::child_mode() {
+        return code;
+    }
+    match arguments()
+        .and_then(|arguments| arguments.map_or(Ok(true), |arguments| bench(&arguments)))
+    {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures, prints, writes; false if a budget is exceeded.
+fn bench(arguments: &Arguments) -> Result<bool> {
+    let footprint = footprint::of(&arguments.dist, &arguments.agent)?;
+    let ours = run::ours(&arguments.agent, arguments.runs)?;
+    let peer = arguments
+        .peer
+        .as_deref()
+        .map(|dir| run::peer(dir, arguments.runs))
+        .transpose()?;
+    let peer_footprint = arguments
+        .peer
+        .as_deref()
+        .map(footprint::of_peer)
+        .transpose()?;
+
+    let report = report::Report {
+        runs: arguments.runs,
+        footprint: &footprint,
+        ours: &ours,
+        peer: peer.as_ref(),
+        peer_footprint: peer_footprint.as_ref(),
+    };
+    let (text, broken) = report.render();
+    println!("{text}");
+    if arguments.write {
+        report::write(&text)?;
+    }
+    for budget in &broken {
+        eprintln!("bench: over budget: {budget}");
+    }
+    Ok(broken.is_empty())
+}
+
+struct Arguments {
+    /// The agent as an initramfs carries it.
+    dist: PathBuf,
+    /// The same, able to speak to a software TPM.
+    agent: PathBuf,
+    /// A directory with other programs for the same job.
+    peer: Option<PathBuf>,
+    runs: usize,
+    write: bool,
+}
+
+/// Reads the command line; `None` after `--help`.
+fn arguments() -> Result<Option<Arguments>> {
+    let (mut dist, mut agent, mut peer, mut runs, mut write) = (None, None, None, 11, true);
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Long("dist") => dist = Some(PathBuf::from(parser.value()?)),
+            Long("agent") => agent = Some(std::path::absolute(parser.value()?)?),
+            Long("peer") => peer = Some(std::path::absolute(parser.value()?)?),
+            Long("runs") => runs = parser.value()?.parse()?,
+            Long("no-write") => write = false,
+            Long("help") | Short('h') => {
+                println!("{USAGE}");
+                return Ok(None);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Some(Arguments {
+        dist: dist.context("--dist is missing; `make bench` gives it")?,
+        agent: agent.context("--agent is missing; `make bench` gives it")?,
+        peer,
+        runs: std::cmp::max(runs, 1),
+        write,
+    }))
+}
+
+const USAGE: &str = "\
+Usage: bench --dist FILE --agent FILE [--peer DIR] [--runs N] [--no-write]
+
+  --dist FILE   the agent as an initramfs carries it (size, libraries)
+  --agent FILE  the agent with software TPM support (time, memory, round trips)
+  --peer DIR    also measure trustee-attester and clevis-pin-trustee in DIR
+  --runs N      medians of N runs (default 11)
+  --no-write    leave docs/performance.md alone";
