@@ -24,6 +24,19 @@ impl ResourceJwe {
     /// [`Error::Algorithm`] or [`Error::Malformed`] when the key is of another kind or not valid,
     /// [`Error::Random`] when the system has no random numbers.
     pub fn seal(recipient: &TeePubKey, plaintext: &[u8]) -> Result<Self, Error> {
+        Self::seal_spelled(recipient, plaintext, |header| header)
+    }
+
+    /// As [`ResourceJwe::seal`], with the protected header's JSON written as `spell` likes before it is
+    /// authenticated. For tests of clients that must take the header as it comes.
+    ///
+    /// # Errors
+    /// Those of [`ResourceJwe::seal`].
+    pub fn seal_spelled(
+        recipient: &TeePubKey,
+        plaintext: &[u8],
+        spell: impl FnOnce(String) -> String,
+    ) -> Result<Self, Error> {
         let mut cek = Zeroizing::new([0_u8; 32]);
         let mut iv = [0_u8; 12];
         OsRng
@@ -32,7 +45,7 @@ impl ResourceJwe {
         OsRng.try_fill_bytes(&mut iv).map_err(|_| Error::Random)?;
 
         let (header, encrypted_key) = wrap(recipient, &cek)?;
-        let protected = b64u::encode(header);
+        let protected = b64u::encode(spell(header));
         let mut text = plaintext.to_vec();
         let tag = Aes256Gcm::new(cek.as_ref().into())
             .encrypt_in_place_detached(&iv.into(), protected.as_bytes(), &mut text)
