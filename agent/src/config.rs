@@ -15,13 +15,14 @@ pub use anchors::Anchors;
 pub use error::ConfigError;
 pub use server::ServerUrl;
 
-pub(crate) use anchors::{certificates, hex, sha256_hex};
+pub(crate) use anchors::{certificates, sha256_hex};
 pub(crate) use error::Problem;
 
 use kbs_protocol::NodeId;
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::resource::ResourcePath;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -102,6 +103,26 @@ pub enum Binding {
     IfPresent,
     /// Refuse a secret that does not name them.
     Required,
+}
+
+impl Mode {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Measured => "measured",
+            Self::Header => "header",
+        }
+    }
+}
+
+impl Binding {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::IfPresent => "if-present",
+            Self::Required => "required",
+        }
+    }
 }
 
 impl Config {
@@ -194,24 +215,20 @@ impl Config {
 
     /// A digest of what decides whom this node trusts: servers, anchors, path template and mode.
     ///
-    /// SHA-256, in lower-case hexadecimal, over compact JSON with sorted members and sorted lists. The pin
+    /// SHA-256 over compact JSON with sorted members and sorted lists. The pin
     /// writes it into its tokens as `cfg`, so that a person can see which configuration made them.
-    pub fn pinned_digest(&self) -> String {
+    pub fn pinned_digest(&self) -> [u8; 32] {
         let mut servers: Vec<&str> = self.kbs.servers.iter().map(ServerUrl::as_str).collect();
         servers.sort_unstable();
-        let mode = match self.mode {
-            Mode::Measured => "measured",
-            Mode::Header => "header",
-        };
         // serde_json writes the members of a struct in the order of this macro: alphabetical.
         let canonical = serde_json::json!({
             "ca": self.kbs.anchors.ca_digests(),
-            "mode": mode,
+            "mode": self.mode.as_str(),
             "path": self.kbs.path,
             "servers": servers,
             "spki": self.kbs.anchors.spki_digests(),
         });
-        anchors::sha256_hex(canonical.to_string().as_bytes())
+        Sha256::digest(canonical.to_string()).into()
     }
 
     fn read_files(&mut self, directory: &Path) -> Result<(), ConfigError> {

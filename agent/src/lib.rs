@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The parts of `trustee-agent`, the one program on the node.
+//! The agent as a library, so that tests can look at its parts. `main.rs` tells how they fit together.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod error;
 pub mod evidence;
+pub mod exit;
+pub mod explain;
+pub mod harden;
 pub mod kbs;
+pub mod node;
+pub mod report;
+pub mod source;
 pub mod trust;

@@ -3,43 +3,48 @@
 //! The four spellings of bytes that the protocol mixes: two base64 alphabets and hexadecimal.
 
 /// RFC 4648 section 4: standard alphabet, padded. Nonces, keys and quotes of the `tpm` evidence.
-pub(crate) mod b64 {
+pub mod b64 {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
 
-    pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+    /// Bytes to text.
+    pub fn encode(bytes: impl AsRef<[u8]>) -> String {
         STANDARD.encode(bytes)
     }
 
-    pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    /// Text to bytes; `None` for anything but the canonical spelling.
+    pub fn decode(text: &str) -> Option<Vec<u8>> {
         STANDARD.decode(text).ok()
     }
 }
 
 /// RFC 4648 section 5: URL-safe alphabet, no padding. Everything JOSE.
-pub(crate) mod b64u {
+pub mod b64u {
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-    pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+    /// Bytes to text.
+    pub fn encode(bytes: impl AsRef<[u8]>) -> String {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    /// Text to bytes; `None` for anything but the canonical spelling.
+    pub fn decode(text: &str) -> Option<Vec<u8>> {
         URL_SAFE_NO_PAD.decode(text).ok()
     }
 
     /// Exactly `N` bytes, as coordinates, IVs and tags are.
-    pub(crate) fn decode_array<const N: usize>(text: &str) -> Option<[u8; N]> {
+    pub fn decode_array<const N: usize>(text: &str) -> Option<[u8; N]> {
         decode(text)?.try_into().ok()
     }
 }
 
 /// Lower-case hexadecimal. PCR values and claims.
-pub(crate) mod hex {
+pub mod hex {
     use std::fmt::Write as _;
 
-    pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
+    /// Bytes to text.
+    pub fn encode(bytes: impl AsRef<[u8]>) -> String {
         bytes.as_ref().iter().fold(String::new(), |mut text, byte| {
             // Writing to a String cannot fail.
             let _ = write!(text, "{byte:02x}");
@@ -48,7 +53,7 @@ pub(crate) mod hex {
     }
 
     /// Accepts either case, an even number of digits and nothing else.
-    pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
+    pub fn decode(text: &str) -> Option<Vec<u8>> {
         let (pairs, rest) = text.as_bytes().as_chunks::<2>();
         if !rest.is_empty() {
             return None;

@@ -17,7 +17,7 @@
 //! strangers: each has a size limit, returns a typed error and never panics.
 
 pub mod ear;
-mod encoding;
+pub mod encoding;
 pub mod error;
 pub mod evidence;
 pub mod init_data;

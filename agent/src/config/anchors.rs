@@ -3,13 +3,11 @@
 //! Trust anchors: the certificates and public keys by which a KBS is recognised.
 
 use super::{ConfigError, Problem};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use kbs_protocol::encoding::{b64, hex};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 
 /// What a server's certificate must satisfy; every kind that is present must be.
 ///
@@ -48,7 +46,7 @@ impl Anchors {
 
     /// The key digests, likewise.
     pub(crate) fn spki_digests(&self) -> Vec<String> {
-        let mut digests: Vec<String> = self.spki.iter().map(hex).collect();
+        let mut digests: Vec<String> = self.spki.iter().map(hex::encode).collect();
         digests.sort_unstable();
         digests
     }
@@ -110,33 +108,14 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Pr
 
 /// Lower-case hexadecimal of SHA-256.
 pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes).into())
-}
-
-/// Lower-case hexadecimal of a digest.
-pub(crate) fn hex(digest: &[u8; 32]) -> String {
-    digest.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(Sha256::digest(bytes))
 }
 
 fn digest(text: &str) -> Option<[u8; 32]> {
-    if text.len() == 64 {
-        let (pairs, _) = text.as_bytes().as_chunks::<2>();
-        let bytes: Option<Vec<u8>> = pairs
-            .iter()
-            .map(|pair| {
-                let digits = std::str::from_utf8(pair).ok()?;
-                // `from_str_radix` takes a sign, a digest has none.
-                pair.iter().all(u8::is_ascii_hexdigit).then_some(())?;
-                u8::from_str_radix(digits, 16).ok()
-            })
-            .collect();
-        return bytes?.try_into().ok();
-    }
-    STANDARD.decode(text).ok()?.try_into().ok()
+    hex::decode(text)
+        .or_else(|| b64::decode(text))?
+        .try_into()
+        .ok()
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ impl Default for Timeouts {
             connect: "5s".to_owned(),
             request: "30s".to_owned(),
             hedge: "1s".to_owned(),
-            fetch: "0s".to_owned(),
+            fetch: "60s".to_owned(),
             decrypt: "90s".to_owned(),
             encrypt: "10m".to_owned(),
         }

@@ -21,6 +21,13 @@ impl ServerUrl {
         &self.0
     }
 
+    /// Host name or address, and port: what a resolver and a TCP connection need.
+    pub fn host_and_port(&self) -> Option<(String, u16)> {
+        let url = Url::parse(&self.0).ok()?;
+        let host = url.host_str()?.trim_matches(['[', ']']).to_owned();
+        Some((host, url.port_or_known_default()?))
+    }
+
     /// The address of a path below this server; the path starts with a slash.
     pub fn join(&self, path: &str) -> String {
         format!("{}{path}", self.0)

@@ -11,8 +11,7 @@ use super::tpm_error::TpmError;
 use super::tpm_key::{self, AttestationKey};
 use super::tpm_rc::Step;
 use super::{Attester, EvidenceError, tcti};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use kbs_protocol::encoding::{b64, hex};
 use kbs_protocol::evidence::{TpmEvidence, TpmQuote};
 use kbs_protocol::runtime_data::RuntimeDigest;
 use kbs_protocol::tpm::{Attest, pcr_digest};
@@ -140,11 +139,11 @@ impl Attester for TpmAttester {
     fn collect(&mut self, digest: &RuntimeDigest) -> Result<Value, EvidenceError> {
         let quote = self.quote(&digest.report_data(Tee::Tpm))?;
         let evidence = TpmEvidence {
-            ak_public: STANDARD.encode(self.ak_spki_der()),
+            ak_public: b64::encode(self.ak_spki_der()),
             tpm_quote: TpmQuote {
-                message: STANDARD.encode(quote.message),
-                signature: STANDARD.encode(quote.signature),
-                pcrs: quote.pcrs.iter().map(|value| hex(value)).collect(),
+                message: b64::encode(quote.message),
+                signature: b64::encode(quote.signature),
+                pcrs: quote.pcrs.iter().map(hex::encode).collect(),
             },
         };
         Ok(json!(evidence))
@@ -247,10 +246,6 @@ fn select(numbers: &[u8]) -> tss_esapi::Result<PcrSelectionList> {
 fn slot(number: u8) -> Option<PcrSlot> {
     let bit = 1_u32.checked_shl(number.into())?;
     PcrSlot::try_from(bit).ok()
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What a verifier expects: every PCR of a PC client TPM.

@@ -3,10 +3,11 @@
 //! What there is to know about this machine's TPM, without changing it; for `status` and `doctor`.
 
 use super::tcti;
-use super::tpm::{active_banks, hex, read_pcrs};
+use super::tpm::{active_banks, read_pcrs};
 use super::tpm_error::TpmError;
 use super::tpm_key::find;
 use super::tpm_rc::Step;
+use kbs_protocol::encoding::hex;
 use kbs_protocol::{Blame, NodeId};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -68,7 +69,7 @@ pub fn inspect(tcti: &str, ak_handle: u32) -> Result<TpmReport, TpmError> {
         Ok(None) => AkState::Absent,
         Ok(Some(key)) => AkState::Ok {
             node_id: NodeId::from_spki_der(&key.spki_der).to_string(),
-            spki_sha256: hex(&Sha256::digest(&key.spki_der)),
+            spki_sha256: hex::encode(Sha256::digest(&key.spki_der)),
         },
         Err(error @ TpmError::WeakKey { .. }) => AkState::Weak {
             why: error.to_string(),
@@ -77,7 +78,7 @@ pub fn inspect(tcti: &str, ak_handle: u32) -> Result<TpmReport, TpmError> {
         Err(error) => return Err(error),
     };
     let pcrs = match read_pcrs(&mut context) {
-        Ok((values, _)) => Some(values.iter().map(|value| hex(value)).collect()),
+        Ok((values, _)) => Some(values.iter().map(hex::encode).collect()),
         Err(TpmError::NoSha256Bank { .. }) => None,
         Err(error) => return Err(error),
     };

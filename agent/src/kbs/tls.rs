@@ -5,7 +5,8 @@
 //! Nothing is taken from the machine: an initramfs has no certificate store, and one on a disk would not
 //! be measured. `http` asks for a [`client_config`] per server and turns failures into [`TlsProblem`]s.
 
-use crate::config::{Anchors, hex};
+use crate::config::Anchors;
+use kbs_protocol::encoding::hex;
 use kbs_protocol::{Owner, Persistence};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -62,7 +63,7 @@ impl Verifier {
         if self.keys.contains(&digest) {
             return Ok(());
         }
-        let other = OtherError(Arc::new(WrongKey(hex(&digest))));
+        let other = OtherError(Arc::new(WrongKey(hex::encode(digest))));
         Err(Error::InvalidCertificate(CertificateError::Other(other)))
     }
 

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The command line: which words mean what. Nothing is done here.
+
+use lexopt::ValueExt as _;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// What the user asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Invocation {
+    /// The subcommand.
+    pub command: Command,
+    /// `--config`, else the variable, else the default path.
+    pub config: PathBuf,
+    /// Results and errors as one JSON object on standard output.
+    pub json: bool,
+}
+
+/// A subcommand with its own options.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Prove what booted; fetch nothing.
+    Attest,
+    /// Fetch one resource and write it to standard output.
+    Fetch {
+        /// A path in the KBS, `{node}` allowed; the configured one by default.
+        path: Option<String>,
+    },
+    /// Show what this node is and whom it trusts. Asks no server.
+    Status,
+    /// Ask for the secret, throw it away, and say why it came or did not.
+    Explain {
+        /// A token from standard input instead of a handshake.
+        token_from_stdin: bool,
+    },
+    /// Check everything between this node and its secret, in order.
+    Doctor,
+    /// The Clevis pin.
+    Pin(Pin),
+    /// Print a text and leave.
+    Print(&'static str),
+}
+
+/// The two halves of the Clevis pin.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// Plaintext on standard input, token on standard output.
+    Encrypt {
+        /// The pin's configuration, a JSON object.
+        config: OsString,
+    },
+    /// Token on standard input, plaintext on standard output.
+    Decrypt,
+    /// `--summary` of the encrypting half: one line, nothing else.
+    Summary,
+    /// Not called as Clevis calls it; holds the usage text.
+    Usage(&'static str),
+}
+
+/// Reads the command line. The name the program was started under decides first: Clevis finds its pins by
+/// name.
+///
+/// # Errors
+/// A sentence for the person who typed it.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, lexopt::Error> {
+    let mut args = args.into_iter();
+    let name = args.next().map(PathBuf::from).unwrap_or_default();
+    let rest: Vec<OsString> = args.collect();
+    match name.file_name().and_then(|name| name.to_str()) {
+        Some(ENCRYPT_NAME) => Ok(pin(parse_encrypt(&rest))),
+        Some(DECRYPT_NAME) => Ok(pin(parse_decrypt(&rest))),
+        _ => parse_agent(rest),
+    }
+}
+
+fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
+    use lexopt::Arg::{Long, Short, Value};
+
+    let mut config = default_config();
+    let mut json = false;
+    let mut path = None;
+    let mut token_from_stdin = false;
+    let mut words: Vec<String> = Vec::new();
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("config") => config = parser.value()?.into(),
+            Long("json") => json = true,
+            Long("path") => path = Some(parser.value()?.string()?),
+            Long("token") => token_from_stdin = parser.value()? == "-",
+            Long("help") | Short('h') => return Ok(print(HELP)),
+            Long("version") | Short('V') => return Ok(print(VERSION)),
+            Value(word) => {
+                words.push(word.string()?);
+                if words == ["pin", "encrypt"] {
+                    let rest: Vec<OsString> = parser.raw_args()?.collect();
+                    return Ok(Invocation {
+                        config,
+                        ..pin(parse_encrypt(&rest))
+                    });
+                }
+                if words == ["pin", "decrypt"] {
+                    let rest: Vec<OsString> = parser.raw_args()?.collect();
+                    return Ok(Invocation {
+                        config,
+                        ..pin(parse_decrypt(&rest))
+                    });
+                }
+            }
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let command = match words.as_slice() {
+        ["attest"] => Command::Attest,
+        ["fetch"] => Command::Fetch { path: path.take() },
+        ["status"] => Command::Status,
+        ["explain"] => Command::Explain {
+            token_from_stdin: std::mem::take(&mut token_from_stdin),
+        },
+        ["doctor"] => Command::Doctor,
+        [] => return Err("no command: try `trustee-agent --help`".into()),
+        other => {
+            return Err(format!(
+                "unknown command {:?}: try `trustee-agent --help`",
+                other.join(" ")
+            )
+            .into());
+        }
+    };
+    if path.is_some() {
+        return Err("--path goes with `fetch` only".into());
+    }
+    if token_from_stdin {
+        return Err("--token goes with `explain` only".into());
+    }
+    Ok(Invocation {
+        command,
+        config,
+        json,
+    })
+}
+
+/// `clevis-encrypt-trustee CONFIG [-y]`; Clevis passes an empty second word at times.
+fn parse_encrypt(args: &[OsString]) -> Pin {
+    match args {
+        [summary] if summary == "--summary" => Pin::Summary,
+        [config] if !config.is_empty() && config != "--help" => Pin::Encrypt {
+            config: config.clone(),
+        },
+        [config, flag] if flag == "-y" || flag.is_empty() => Pin::Encrypt {
+            config: config.clone(),
+        },
+        _ => Pin::Usage(clevis_pin::command::ENCRYPT_USAGE),
+    }
+}
+
+fn parse_decrypt(args: &[OsString]) -> Pin {
+    if args.is_empty() {
+        Pin::Decrypt
+    } else {
+        Pin::Usage(clevis_pin::command::DECRYPT_USAGE)
+    }
+}
+
+fn pin(pin: Pin) -> Invocation {
+    Invocation {
+        command: Command::Pin(pin),
+        config: default_config(),
+        json: false,
+    }
+}
+
+fn print(text: &'static str) -> Invocation {
+    Invocation {
+        command: Command::Print(text),
+        config: PathBuf::new(),
+        json: false,
+    }
+}
+
+/// The variable is for people and tests on a running system. In an initramfs the host can set variables of
+/// every service from the kernel command line (`systemd.setenv=`), so there the measured path is the only
+/// one.
+fn default_config() -> PathBuf {
+    let variable = if Path::new(INITRAMFS_MARK).exists() {
+        None
+    } else {
+        std::env::var_os(CONFIG_VARIABLE)
+    };
+    variable.map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from)
+}
+
+const ENCRYPT_NAME: &str = "clevis-encrypt-trustee";
+const DECRYPT_NAME: &str = "clevis-decrypt-trustee";
+const CONFIG_VARIABLE: &str = "TRUSTEE_AGENT_CONFIG";
+/// systemd's mark of an initramfs (os-release(5)).
+const INITRAMFS_MARK: &str = "/etc/initrd-release";
+const DEFAULT_CONFIG: &str = "/etc/trustee/agent.toml";
+const VERSION: &str = concat!("trustee-agent ", env!("CARGO_PKG_VERSION"), "\n");
+const HELP: &str = "\
+Proves to a Trustee KBS what this machine booted, and fetches the secret that belongs to it alone.
+
+Usage: trustee-agent [--config FILE] [--json] COMMAND
+
+Commands:
+  attest               prove what booted, show the verdict, fetch nothing
+  fetch [--path PATH]  write the resource to standard output (default: kbs.path of agent.toml)
+  status               show this node's id, keys and trust anchors; asks no server
+  explain [--token -]  ask for the secret, throw it away, and say why it came or did not;
+                       with `--token -` read an attestation token from standard input instead
+  doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
+  pin encrypt CONFIG   the Clevis pin `trustee`: plaintext in, token out
+  pin decrypt          the Clevis pin `trustee`: token in, plaintext out
+
+Options:
+  --config FILE        trust anchors and timeouts (default: $TRUSTEE_AGENT_CONFIG, else
+                       /etc/trustee/agent.toml)
+  --json               results and errors as one JSON object on standard output
+  -h, --help           this text
+  -V, --version        the version
+
+Exit codes: 0 done, 2 usage, 10 configuration, 11 machine, 12 network, 13 server, 14 policy, 15 data.
+Started as clevis-encrypt-trustee or clevis-decrypt-trustee it is the pin, with exit codes 0, 1 and 2.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, Invocation, Pin, parse};
+    use std::ffi::OsString;
+
+    fn read(line: &[&str]) -> Result<Invocation, String> {
+        parse(line.iter().map(OsString::from)).map_err(|e| e.to_string())
+    }
+
+    fn command(line: &[&str]) -> Command {
+        read(line).unwrap().command
+    }
+
+    #[test]
+    fn commands_and_options_in_any_order() {
+        let invocation = read(&[
+            "trustee-agent",
+            "--json",
+            "fetch",
+            "--path",
+            "a/b/c",
+            "--config",
+            "x",
+        ])
+        .unwrap();
+        assert!(invocation.json);
+        assert_eq!(invocation.config.to_str(), Some("x"));
+        assert_eq!(
+            invocation.command,
+            Command::Fetch {
+                path: Some("a/b/c".to_owned())
+            }
+        );
+        assert_eq!(command(&["./trustee-agent", "attest"]), Command::Attest);
+        assert_eq!(
+            command(&["t", "explain", "--token", "-"]),
+            Command::Explain {
+                token_from_stdin: true
+            }
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (line, reason) in [
+            (&["t"][..], "no command"),
+            (&["t", "fetsch"], "\"fetsch\""),
+            (&["t", "attest", "now"], "\"attest now\""),
+            (&["t", "attest", "--path", "a/b/c"], "`fetch` only"),
+            (&["t", "attest", "--token", "-"], "`explain` only"),
+            (&["t", "--frob"], "--frob"),
+            (&["t", "fetch", "--path"], "--path"),
+        ] {
+            assert!(read(line).unwrap_err().contains(reason), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn clevis_finds_its_pins_by_name() {
+        let encrypt =
+            |args: &[&str]| command(&[&["/usr/bin/clevis-encrypt-trustee"], args].concat());
+        let config = || {
+            Command::Pin(Pin::Encrypt {
+                config: "{}".into(),
+            })
+        };
+        assert_eq!(encrypt(&["{}"]), config());
+        assert_eq!(encrypt(&["{}", "-y"]), config());
+        assert_eq!(encrypt(&["{}", ""]), config());
+        assert_eq!(encrypt(&["--summary"]), Command::Pin(Pin::Summary));
+        for wrong in [
+            &[][..],
+            &[""],
+            &["--help"],
+            &["{}", "-n"],
+            &["{}", "-y", "x"],
+        ] {
+            assert!(
+                matches!(encrypt(wrong), Command::Pin(Pin::Usage(_))),
+                "{wrong:?}"
+            );
+        }
+        assert_eq!(
+            command(&["clevis-decrypt-trustee"]),
+            Command::Pin(Pin::Decrypt)
+        );
+        assert!(matches!(
+            command(&["clevis-decrypt-trustee", "--summary"]),
+            Command::Pin(Pin::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn the_pin_is_reachable_as_a_subcommand_too() {
+        let invocation = read(&["t", "--config", "x", "pin", "encrypt", "{}", "-y"]).unwrap();
+        assert_eq!(invocation.config.to_str(), Some("x"));
+        assert_eq!(
+            invocation.command,
+            Command::Pin(Pin::Encrypt {
+                config: "{}".into()
+            })
+        );
+        assert_eq!(
+            command(&["t", "pin", "decrypt"]),
+            Command::Pin(Pin::Decrypt)
+        );
+    }
+}

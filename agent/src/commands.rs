@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! One function a subcommand, and the one place that chooses between them.
+
+mod attest;
+mod doctor;
+mod explain;
+mod fetch;
+mod pin;
+mod status;
+
+use crate::cli::{self, Command, Invocation};
+use crate::error::Error;
+use crate::exit;
+use crate::report;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Runs the program: reads the command line, does what it says, prints what came of it.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    log::set_logger(&StderrLog)
+        .map(|()| log::set_max_level(log::LevelFilter::Warn))
+        .unwrap_or(());
+    match cli::parse(args) {
+        Ok(invocation) => dispatch(invocation),
+        Err(error) => {
+            eprintln!("trustee-agent: {error}");
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+fn dispatch(
+    Invocation {
+        command,
+        config,
+        json,
+    }: Invocation,
+) -> ExitCode {
+    let outcome = match command {
+        Command::Attest => attest::run(&config, json),
+        Command::Fetch { path } => fetch::run(&config, path.as_deref(), json),
+        Command::Status => status::run(&config, json),
+        Command::Explain {
+            token_from_stdin: true,
+        } => explain::token(json),
+        Command::Explain {
+            token_from_stdin: false,
+        } => explain::run(&config, json),
+        Command::Doctor => doctor::run(&config, json),
+        Command::Pin(pin) => return pin::run(pin, config),
+        Command::Print(text) => {
+            report::write_stdout(text.as_bytes());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error: Error| report::failure(&error, json))
+}
+
+/// Warnings go to standard error, where units and consoles look.
+struct StderrLog;
+
+impl log::Log for StderrLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        // The TPM binding repeats every response code as an error of its own; our sentence follows anyway.
+        metadata.level() <= log::Level::Warn && metadata.target().starts_with("trustee_agent")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            eprintln!("trustee-agent: warning: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}

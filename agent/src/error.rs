@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Everything that can end a command. Each room has its own errors; this one only gathers them.
+
+use crate::config::ConfigError;
+use crate::evidence::EvidenceError;
+use crate::kbs::KbsError;
+use crate::trust::TrustError;
+use clevis_pin::Fault;
+use clevis_pin::error::Subject;
+use kbs_protocol::{Blame, Owner, Persistence};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `agent.toml`.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The TPM or TEE.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// This machine has no key that could name it.
+    #[error("no source of evidence on this machine has a key to derive the node id from")]
+    NoNodeKey,
+    /// A token that wants to be followed where the configuration does not go.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The handshake.
+    #[error(transparent)]
+    Kbs(#[from] KbsError),
+    /// A path, or what the KBS stores.
+    #[error(transparent)]
+    Protocol(#[from] kbs_protocol::Error),
+    /// The pin's configuration, token or plaintext.
+    #[error(transparent)]
+    Pin(#[from] Fault),
+    /// Standard input or output.
+    #[error("cannot {action}: {error}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+impl From<clevis_pin::Error<Error>> for Error {
+    fn from(error: clevis_pin::Error<Error>) -> Self {
+        match error {
+            clevis_pin::Error::Source(error) => error,
+            clevis_pin::Error::Fault(fault) => Self::Pin(fault),
+        }
+    }
+}
+
+impl Error {
+    /// The room's own view of the error, where it has one.
+    fn inner(&self) -> Option<&dyn Blame> {
+        match self {
+            Self::Config(error) => Some(error),
+            Self::Evidence(error) => Some(error),
+            Self::Trust(error) => Some(error),
+            Self::Kbs(error) => Some(error),
+            Self::Protocol(error) => Some(error),
+            Self::NoNodeKey | Self::Pin(_) | Self::Io { .. } => None,
+        }
+    }
+}
+
+impl Blame for Error {
+    fn owner(&self) -> Owner {
+        match self {
+            Self::Pin(fault) => owner_of_fault(fault),
+            other => other.inner().map_or(Owner::Machine, Blame::owner),
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        self.inner()
+            .map_or(Persistence::Permanent, Blame::persistence)
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::NoNodeKey => {
+                "give the machine a TPM or vTPM, whose attestation key names the node".to_owned()
+            }
+            Self::Pin(fault) => fault.advice().to_owned(),
+            Self::Io { .. } => "look at what the command is connected to".to_owned(),
+            other => other.inner().map(Blame::advice).unwrap_or_default(),
+        }
+    }
+}
+
+fn owner_of_fault(fault: &Fault) -> Owner {
+    match fault {
+        Fault::Config(_)
+        | Fault::NoPlaintext
+        | Fault::TooLarge {
+            what: Subject::Config | Subject::Header | Subject::Plaintext,
+            ..
+        } => Owner::Configuration,
+        Fault::Random(_) | Fault::SelfCheck(_) => Owner::Machine,
+        _ => Owner::Data,
+    }
+}

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Why the secret came or did not: one sentence, then the facts a person needs to act on it.
+//!
+//! The facts come from the attestation token, which the server signed but which is not verified here: it is
+//! shown, never acted on.
+
+use kbs_protocol::ear::{Appraisal, Ear, Tier};
+use kbs_protocol::encoding::{b64, hex};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::fmt::Write as _;
+
+/// What there is to tell. Every member but the verdict may be missing: a server may say little.
+#[derive(Debug)]
+pub struct Explanation<'a> {
+    /// What came of the request.
+    pub outcome: Outcome<'a>,
+    /// The path that was asked for.
+    pub path: Option<&'a str>,
+    /// The server that answered.
+    pub server: Option<&'a str>,
+    /// This node's id, as derived here.
+    pub node: Option<String>,
+    /// The token, if there was one.
+    pub ear: Option<Ear>,
+}
+
+/// What came of the request.
+#[derive(Debug, Clone, Copy)]
+pub enum Outcome<'a> {
+    /// The secret came, and was thrown away.
+    Released,
+    /// It did not.
+    Refused(&'a dyn kbs_protocol::Blame),
+    /// Only a token was given; nobody asked for anything.
+    TokenOnly,
+}
+
+impl Explanation<'_> {
+    /// The one sentence.
+    pub fn sentence(&self) -> String {
+        let appraisal = self.ear.as_ref().and_then(Ear::primary);
+        let path = self.path.unwrap_or("the resource");
+        match (self.outcome, appraisal) {
+            (Outcome::Released, _) => format!("the KBS gives {path} to this node"),
+            (Outcome::Refused(error), None) => error.to_string(),
+            (Outcome::Refused(error), Some(_)) if error.owner() != kbs_protocol::Owner::Policy => {
+                error.to_string()
+            }
+            (Outcome::Refused(_), Some(appraisal)) => {
+                format!(
+                    "the KBS does not give {path} to this node: {}",
+                    complaint(appraisal)
+                )
+            }
+            (Outcome::TokenOnly, Some(appraisal)) => match worst(appraisal) {
+                None => "the KBS trusts what this node booted".to_owned(),
+                Some(_) => format!("the KBS does not trust this node: {}", complaint(appraisal)),
+            },
+            (Outcome::TokenOnly, None) => "the token holds no appraisal of a machine".to_owned(),
+        }
+    }
+
+    /// The next step.
+    pub fn advice(&self) -> Option<String> {
+        let Outcome::Refused(error) = self.outcome else {
+            return None;
+        };
+        let appraisal = self.ear.as_ref().and_then(Ear::primary);
+        Some(match appraisal {
+            Some(appraisal) if error.owner() == kbs_protocol::Owner::Policy => {
+                cure(appraisal).to_owned()
+            }
+            _ => error.advice(),
+        })
+    }
+
+    /// Sentence and table, for people.
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{}\n\n", self.sentence());
+        for (name, value) in self.rows() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  {name:<16} {value}");
+        }
+        text
+    }
+
+    /// The same, for programs.
+    pub fn to_json(&self) -> Value {
+        let appraisal = self.ear.as_ref().and_then(Ear::primary);
+        json!({
+            "ok": !matches!(self.outcome, Outcome::Refused(_)),
+            "sentence": self.sentence(),
+            "advice": self.advice(),
+            "server": self.server,
+            "path": self.path,
+            "node_id": self.node,
+            "status": appraisal.and_then(|a| a.status.as_deref()),
+            "policy_id": appraisal.and_then(|a| a.policy_id.as_deref()),
+            "trust_vector": appraisal.map(|a| &a.trust_vector),
+            "recognised_as": appraisal.and_then(|a| a.node.as_deref()),
+            "ak_sha256": appraisal.and_then(fingerprint),
+            "pcrs": appraisal.map(|a| &a.pcrs),
+            "error": match self.outcome {
+                Outcome::Refused(error) => crate::report::error_json(error),
+                _ => Value::Null,
+            },
+        })
+    }
+
+    fn rows(&self) -> Vec<(String, String)> {
+        let mut rows: Vec<(String, String)> = Vec::new();
+        let mut row = |name: &str, value: Option<String>| {
+            rows.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        row("server", self.server.map(str::to_owned));
+        row("path", self.path.map(str::to_owned));
+        row("node id", self.node.clone());
+        if let Some(appraisal) = self.ear.as_ref().and_then(Ear::primary) {
+            row("recognised as", appraisal.node.clone());
+            row("AK SHA-256", fingerprint(appraisal));
+            row("verdict", appraisal.status.clone());
+            row("policy", appraisal.policy_id.clone());
+            for (claim, value) in &appraisal.trust_vector {
+                row(claim, Some(format!("{value} ({})", Tier::of(*value))));
+            }
+            for (number, value) in appraisal.pcrs.iter().filter(|(_, value)| is_used(value)) {
+                row(&format!("PCR {number}"), Some(value.clone()));
+            }
+        }
+        row(
+            "to act",
+            match self.outcome {
+                Outcome::Refused(error) => Some(error.owner().to_string()),
+                _ => None,
+            },
+        );
+        row("next", self.advice());
+        rows
+    }
+}
+
+/// What the policy disliked, from the worst claim of the trust vector.
+fn complaint(appraisal: &Appraisal) -> String {
+    match worst(appraisal) {
+        None => "it trusts what this node booted, but the resource policy reserves this path for another \
+                 node or for a later phase of the boot"
+            .to_owned(),
+        Some((claim, tier)) => {
+            let what = match claim {
+                "executables" if appraisal.node.is_none() && appraisal.ak_public.is_some() => {
+                    "what it booted is not approved, or its attestation key is not registered"
+                }
+                "executables" => "what it booted is not approved",
+                "hardware" => "its hardware or firmware is not approved",
+                "configuration" => "its configuration is not approved",
+                "instance-identity" => "it is not a known machine",
+                _ => "the attestation policy is not satisfied",
+            };
+            format!("{what} ({claim} is {tier})")
+        }
+    }
+}
+
+fn cure(appraisal: &Appraisal) -> &'static str {
+    match worst(appraisal).map(|(claim, _)| claim) {
+        None => {
+            "ask for this node's own path (kbs.path in agent.toml), or register the node under it"
+        }
+        Some("executables") => {
+            "compare the PCRs above with the reference values of the KBS and the key with its registered \
+             keys; approve the image or register the node if the difference is yours, else treat the \
+             machine as tampered with"
+        }
+        Some("hardware") => "update the machine's firmware, or lower the policy's floor knowingly",
+        Some(_) => "compare the claims above with the attestation policy of the KBS",
+    }
+}
+
+/// The claim with the worst tier, if one is worse than affirming.
+fn worst(appraisal: &Appraisal) -> Option<(&str, Tier)> {
+    appraisal
+        .trust_vector
+        .iter()
+        .map(|(claim, value)| (claim.as_str(), Tier::of(*value)))
+        .filter(|(_, tier)| *tier > Tier::Affirming)
+        .max_by_key(|(_, tier)| *tier)
+}
+
+/// SHA-256 of the key's DER, as key lists are usually written.
+fn fingerprint(appraisal: &Appraisal) -> Option<String> {
+    let der = b64::decode(appraisal.ak_public.as_ref()?)?;
+    Some(hex::encode(Sha256::digest(der)))
+}
+
+/// A register that nothing extended tells nothing: all zeros, or all ones for the resettable ones.
+fn is_used(pcr: &str) -> bool {
+    !pcr.chars().all(|c| c == '0') && !pcr.chars().all(|c| c == 'f')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Explanation, Outcome};
+    use kbs_protocol::ear::{Appraisal, Ear};
+    use kbs_protocol::refusal::{Refusal, Step};
+    use std::collections::BTreeMap;
+
+    fn deny() -> Refusal {
+        Refusal::read(
+            Step::Resource,
+            401,
+            br#"{"type":"x/PolicyDeny","detail":"Access denied by policy"}"#,
+        )
+    }
+
+    fn explanation<'a>(
+        refusal: &'a Refusal,
+        executables: i64,
+        node: Option<&str>,
+    ) -> Explanation<'a> {
+        let appraisal = Appraisal {
+            status: Some("warning".to_owned()),
+            trust_vector: [
+                ("executables".to_owned(), executables),
+                ("hardware".to_owned(), 2),
+            ]
+            .into(),
+            ak_public: Some("AAEC".to_owned()),
+            node: node.map(str::to_owned),
+            pcrs: BTreeMap::from([
+                (4, "ab".repeat(32)),
+                (16, "00".repeat(32)),
+                (17, "ff".repeat(32)),
+            ]),
+            ..Appraisal::default()
+        };
+        Explanation {
+            outcome: Outcome::Refused(refusal),
+            path: Some("default/n1/root"),
+            server: Some("https://kbs:8080"),
+            node: Some("n1".to_owned()),
+            ear: Some(Ear {
+                issued_at: None,
+                expires_at: None,
+                submods: BTreeMap::from([("cpu0".to_owned(), appraisal)]),
+            }),
+        }
+    }
+
+    #[test]
+    fn a_changed_boot_of_a_known_node() {
+        let refusal = deny();
+        let explained = explanation(&refusal, 33, Some("n1"));
+        assert_eq!(
+            explained.sentence(),
+            "the KBS does not give default/n1/root to this node: what it booted is not approved \
+             (executables is warning)"
+        );
+        let text = explained.to_text();
+        for part in [
+            "PCR 4            abab",
+            "AK SHA-256       ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc",
+            "executables      33 (warning)",
+            "hardware         2 (affirming)",
+            "to act           the policy",
+            "https://kbs:8080",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert!(
+            !text.contains("PCR 16") && !text.contains("PCR 17"),
+            "unused registers say nothing"
+        );
+        assert_eq!(explained.to_json()["error"]["exit_code"], 14);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_as_a_possible_cause() {
+        let refusal = deny();
+        assert!(
+            explanation(&refusal, 33, None)
+                .sentence()
+                .contains("key is not registered")
+        );
+    }
+
+    #[test]
+    fn a_trusted_node_with_another_nodes_path() {
+        let refusal = deny();
+        let explained = explanation(&refusal, 3, Some("n2"));
+        assert!(
+            explained
+                .sentence()
+                .contains("reserves this path for another node")
+        );
+        assert!(explained.advice().unwrap().contains("this node's own path"));
+    }
+
+    #[test]
+    fn other_refusals_speak_for_themselves() {
+        let refusal = Refusal::read(Step::Resource, 500, b"");
+        let explained = explanation(&refusal, 33, None);
+        assert_eq!(explained.sentence(), refusal.to_string());
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! This machine as an attester: its configuration, its evidence and its name. Every command that talks to
+//! a KBS starts here.
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::evidence::{self, Evidence};
+use crate::kbs::{Attest, EvidenceFailure};
+use kbs_protocol::message::{CompositeEvidence, RuntimeData};
+use kbs_protocol::{NodeId, Tee};
+use std::path::Path;
+
+/// A machine that is ready to attest.
+pub struct Node {
+    /// The measured configuration.
+    pub config: Config,
+    /// The name derived from the attestation key.
+    pub id: NodeId,
+    evidence: Evidence,
+}
+
+impl Node {
+    /// Reads the configuration, opens the TPM, and makes its attestation key if there is none. All of it
+    /// before the first request: a session lives five minutes, and a slow TPM takes one of them for a key.
+    ///
+    /// # Errors
+    /// [`Error::Config`], [`Error::Evidence`] or [`Error::NoNodeKey`].
+    pub fn open(config: &Path) -> Result<Self, Error> {
+        let config = Config::load(config)?;
+        let evidence = evidence::open(Tee::Tpm, &config.tpm.tcti, config.tpm.ak_handle)?;
+        let id = evidence.node_id().ok_or(Error::NoNodeKey)?;
+        Ok(Self {
+            config,
+            id,
+            evidence,
+        })
+    }
+}
+
+impl Attest for Node {
+    fn tee(&self) -> Tee {
+        self.evidence.tee()
+    }
+
+    fn evidence(&mut self, data: &RuntimeData) -> Result<CompositeEvidence, EvidenceFailure> {
+        self.evidence
+            .collect(data)
+            .map_err(|error| -> EvidenceFailure { Box::new(error) })
+    }
+}
