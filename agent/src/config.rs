@@ -283,13 +283,9 @@ fn expand(template: &str, node: &NodeId) -> Result<ResourcePath, ConfigError> {
 
 fn check_tcti(tcti: &str) -> Result<(), ConfigError> {
     let problem = match tcti.split_once(':') {
-        Some(("device", "/dev/tpm0")) => Problem::new(
-            "this device bypasses the kernel's resource manager, and a second user breaks both",
-            "use device:/dev/tpmrm0",
-        ),
         Some(("device", path)) if path.starts_with('/') => return Ok(()),
-        Some(("swtpm", _)) if cfg!(feature = "software-tpm") => return Ok(()),
-        Some(("swtpm", _)) => Problem::new(
+        Some(("swtpm" | "mssim", _)) if cfg!(feature = "software-tpm") => return Ok(()),
+        Some(("swtpm" | "mssim", _)) => Problem::new(
             "this build knows hardware TPMs only",
             "use device:/dev/tpmrm0, or a build with the feature software-tpm",
         ),
@@ -301,13 +297,14 @@ fn check_tcti(tcti: &str) -> Result<(), ConfigError> {
     Err(ConfigError::value("tpm.tcti", tcti, problem))
 }
 
-/// TCG "Registry of Reserved TPM 2.0 Handles and Localities" section 2.3: what the owner may persist.
+/// TCG "Registry of Reserved TPM 2.0 Handles and Localities": what the owner may persist. The upper half of
+/// the persistent handles is the platform's.
 fn check_handle(handle: u32) -> Result<(), ConfigError> {
     if (0x8100_0000..=0x817f_ffff).contains(&handle) {
         return Ok(());
     }
     let problem = Problem::new(
-        "expected a persistent handle of the owner's range, 0x81000000 to 0x817fffff",
+        "expected one of the owner's persistent handles, 0x81000000 to 0x817fffff",
         "use 0x81010002, or leave the key out",
     );
     Err(ConfigError::value(

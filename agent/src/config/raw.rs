@@ -3,6 +3,7 @@
 //! `agent.toml` as serde sees it: names, types and defaults, nothing checked. Only `config` reads this.
 
 use super::{Binding, Mode};
+use crate::evidence::{DEFAULT_AK_HANDLE, DEFAULT_TCTI};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -85,8 +86,8 @@ impl Default for Timeouts {
 impl Default for Tpm {
     fn default() -> Self {
         Self {
-            tcti: "device:/dev/tpmrm0".to_owned(),
-            ak_handle: 0x8101_0002,
+            tcti: DEFAULT_TCTI.to_owned(),
+            ak_handle: DEFAULT_AK_HANDLE,
         }
     }
 }

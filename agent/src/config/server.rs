@@ -4,6 +4,7 @@
 
 use super::{ConfigError, Problem};
 use reqwest::Url;
+use rustls::pki_types::ServerName;
 use std::fmt;
 
 /// `https://host[:port][/prefix]`, normalised: lower-case host, default port left out, no slash at the end.
@@ -51,8 +52,13 @@ impl ServerUrl {
                 return Err(Problem::new(format!("{other:?} is not https"), example));
             }
         }
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err(Problem::new("no host", example));
+        // What TLS could not check is refused here, where the key can be named.
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+        if ServerName::try_from(host).is_err() {
+            return Err(Problem::new(
+                "no host name or address that a server could prove",
+                example,
+            ));
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Problem::new(

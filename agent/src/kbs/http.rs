@@ -24,8 +24,9 @@ pub(super) struct Http {
     pub(super) server: ServerUrl,
     client: Client,
     request_timeout: Duration,
-    /// How often in a row the server closed the connection instead of answering.
-    unanswered: AtomicU32,
+    /// How often in a row the server closed the connection instead of answering, for each step: a server
+    /// that crashes over our evidence still makes challenges.
+    unanswered: [AtomicU32; 3],
 }
 
 /// One request. With a body it is a POST of JSON, otherwise a GET.
@@ -88,7 +89,7 @@ impl Http {
             server: server.clone(),
             client,
             request_timeout: timeouts.request,
-            unanswered: AtomicU32::new(0),
+            unanswered: Default::default(),
         })
     }
 
@@ -120,7 +121,7 @@ impl Http {
             .timeout(limit)
             .send()
             .map_err(|error| self.failure(call.step, limit, &error))?;
-        self.unanswered.store(0, Ordering::Relaxed);
+        self.unanswered(call.step).store(0, Ordering::Relaxed);
 
         let status = response.status();
         if status.is_redirection() {
@@ -142,6 +143,15 @@ impl Http {
             retry_after: text(headers, RETRY_AFTER)
                 .and_then(|value| retry_after(&value, date.unwrap_or(now))),
         })
+    }
+
+    fn unanswered(&self, step: Step) -> &AtomicU32 {
+        let [auth, attest, resource] = &self.unanswered;
+        match step {
+            Step::Auth => auth,
+            Step::Attest => attest,
+            Step::Resource => resource,
+        }
     }
 
     fn read_body(
@@ -220,7 +230,7 @@ impl Http {
             }
         } else {
             let times = self
-                .unanswered
+                .unanswered(step)
                 .fetch_add(1, Ordering::Relaxed)
                 .saturating_add(1);
             KbsError::NoAnswer {
@@ -304,12 +314,17 @@ fn is_timeout(error: &io::Error) -> bool {
         || find::<reqwest::Error>(error).is_some_and(reqwest::Error::is_timeout)
 }
 
-/// The last cause says what happened; those above it say where in the library.
+/// The last cause says what happened; those above it say where in the library. rustls adds the address of
+/// its manual, which helps nobody at a console.
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    causes(error)
+    let text = causes(error)
         .last()
         .map(ToString::to_string)
+        .unwrap_or_default();
+    text.split(": https://docs.rs/")
+        .next()
         .unwrap_or_default()
+        .to_owned()
 }
 
 /// What an answer may weigh: as much as the server's own limit for requests, and what a JWE adds.

@@ -93,6 +93,10 @@ impl Verifier {
                     not_before,
                     ..
                 })) if !dates_count => not_before,
+                // An authority of the same name with another key is another authority.
+                Err(Error::InvalidCertificate(CertificateError::BadSignature)) => {
+                    return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+                }
                 verdict => return verdict,
             };
         }

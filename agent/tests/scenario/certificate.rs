@@ -3,7 +3,8 @@
 //! Server certificates, good and bad, each with an authority of its own.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PublicKeyData as _, date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PublicKeyData as _,
+    date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, SupportedProtocolVersion};
@@ -25,6 +26,11 @@ impl Certificate {
         Self::new(&["127.0.0.1", "localhost"], 2000, 2099)
     }
 
+    /// Good, of an authority whose name differs from that of all others here.
+    pub(crate) fn of_a_stranger() -> Self {
+        Self::with_authority("stranger", &["127.0.0.1"], 2000, 2099)
+    }
+
     pub(crate) fn expired() -> Self {
         Self::new(&["127.0.0.1"], 2000, 2001)
     }
@@ -38,7 +44,12 @@ impl Certificate {
     }
 
     fn new(names: &[&str], from: i32, to: i32) -> Self {
+        Self::with_authority("authority", names, from, to)
+    }
+
+    fn with_authority(authority: &str, names: &[&str], from: i32, to: i32) -> Self {
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.distinguished_name.push(DnType::CommonName, authority);
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_key = KeyPair::generate().unwrap();
         let ca_pem = ca.self_signed(&ca_key).unwrap().pem();

@@ -15,8 +15,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub(crate) const AUTH: &str = "POST /kbs/v0/auth";
 pub(crate) const ATTEST: &str = "POST /kbs/v0/attest";
@@ -67,14 +68,40 @@ struct State {
     calls: Vec<Call>,
     unasked: Vec<String>,
     connections: usize,
+    handshakes: usize,
     failed_handshakes: usize,
     tee_key: Option<TeePubKey>,
+}
+
+/// The state, and a bell for those who wait for it to change.
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state.lock().unwrap());
+        self.changed.notify_all();
+        result
+    }
+
+    /// The state once it is so; the client may be faster than our threads. The limit ends a test that
+    /// fails anyway.
+    fn once(&self, is_so: impl Fn(&State) -> bool) -> MutexGuard<'_, State> {
+        let guard = self.state.lock().unwrap();
+        let wait = self
+            .changed
+            .wait_timeout_while(guard, Duration::from_secs(10), |state| !is_so(state));
+        wait.unwrap().0
+    }
 }
 
 pub(crate) struct Scenario {
     port: u16,
     scheme: &'static str,
-    state: Arc<Mutex<State>>,
+    state: Arc<Shared>,
     // Ends with the process: a listener that closes early would turn "unasked" into "refused".
     _listener: JoinHandle<()>,
 }
@@ -99,15 +126,13 @@ impl Scenario {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let state = Arc::new(Mutex::new(State {
-            plan: plan.into_iter().collect(),
-            ..State::default()
-        }));
+        let state = Arc::new(Shared::default());
+        state.change(|state| state.plan = plan.into_iter().collect());
         let shared = Arc::clone(&state);
         let listening = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (state, tls) = (Arc::clone(&shared), tls.clone());
-                state.lock().unwrap().connections += 1;
+                state.change(|state| state.connections += 1);
                 std::thread::spawn(move || serve(stream.unwrap(), tls, &state));
             }
         });
@@ -128,16 +153,18 @@ impl Scenario {
     }
 
     pub(crate) fn connections(&self) -> usize {
-        self.state.lock().unwrap().connections
+        self.state.once(|_| true).connections
     }
 
     pub(crate) fn failed_handshakes(&self) -> usize {
-        self.state.lock().unwrap().failed_handshakes
+        self.state
+            .once(|state| state.handshakes == state.connections)
+            .failed_handshakes
     }
 
     /// The calls, after checking that they are the planned ones.
     pub(crate) fn finish(self) -> Vec<Call> {
-        let state = self.state.lock().unwrap();
+        let state = self.state.once(|state| state.plan.is_empty());
         assert!(
             state.unasked.is_empty(),
             "calls nobody asked for: {:?}",
@@ -189,44 +216,52 @@ pub(crate) fn html(status: u16) -> Reply {
 trait Stream: Read + Write {}
 impl<T: Read + Write> Stream for T {}
 
-fn serve(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, state: &Mutex<State>) {
+fn serve(tcp: TcpStream, tls: Option<Arc<ServerConfig>>, shared: &Shared) {
     tcp.set_nodelay(true).unwrap();
     let mut stream: Box<dyn Stream> = match tls {
         None => Box::new(tcp),
         Some(config) => {
             let mut tcp = tcp;
             let mut connection = ServerConnection::new(config).unwrap();
-            while connection.is_handshaking() {
-                if connection.complete_io(&mut tcp).is_err() {
-                    state.lock().unwrap().failed_handshakes += 1;
-                    return;
-                }
+            let mut good = true;
+            while good && connection.is_handshaking() {
+                good = connection.complete_io(&mut tcp).is_ok();
+            }
+            shared.change(|state| {
+                state.handshakes += 1;
+                state.failed_handshakes += usize::from(!good);
+            });
+            if !good {
+                return;
             }
             Box::new(StreamOwned::new(connection, tcp))
         }
     };
     while let Some(call) = read_call(&mut *stream) {
-        let reply = {
-            let mut state = state.lock().unwrap();
-            if let Ok(attestation) = Attestation::parse(&call.body) {
-                state.tee_key = Some(attestation.runtime_data.tee_pubkey);
-            }
-            state.calls.push(call.clone());
-            match state.plan.front() {
-                Some((line, _)) if *line == call.line => {
-                    state.plan.pop_front().map(|(_, reply)| reply)
-                }
-                _ => {
-                    state.unasked.push(call.line.clone());
-                    None
-                }
-            }
-        };
-        let key = state.lock().unwrap().tee_key.clone();
+        let (reply, key) = shared.change(|state| (state.take(call), state.tee_key.clone()));
         let Some(reply) = reply else { return };
         if !perform(&mut *stream, reply, key.as_ref()) {
             return;
         }
+    }
+}
+
+impl State {
+    /// Files a call, and gives its reply if it is the next one planned.
+    fn take(&mut self, call: Call) -> Option<Reply> {
+        if let Ok(attestation) = Attestation::parse(&call.body) {
+            self.tee_key = Some(attestation.runtime_data.tee_pubkey);
+        }
+        self.calls.push(call.clone());
+        if self
+            .plan
+            .front()
+            .is_some_and(|(line, _)| *line == call.line)
+        {
+            return self.plan.pop_front().map(|(_, reply)| reply);
+        }
+        self.unasked.push(call.line);
+        None
     }
 }
 
@@ -263,7 +298,7 @@ fn perform(stream: &mut dyn Stream, reply: Reply, key: Option<&TeePubKey>) -> bo
         Reply::Drip => {
             let mut open = send(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n");
             while open {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
                 open = send(b" ");
             }
             false
