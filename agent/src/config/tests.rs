@@ -2,6 +2,7 @@
 
 use super::{Binding, Config, ConfigError, Mode, TEXT_LIMIT};
 use kbs_protocol::{Blame as _, NodeId, Owner, Persistence};
+use sha2::{Digest as _, Sha256};
 use std::time::Duration;
 
 const PIN: &str = "0000000000000000000000000000000000000000000000000000000000000001";
@@ -43,7 +44,8 @@ fn the_pinned_digest_covers_what_decides_trust_and_nothing_else() {
     let canonical = format!(
         r#"{{"ca":[],"mode":"measured","path":"default/{{node}}/root","servers":["https://kbs.example"],"spki":["{PIN}"]}}"#
     );
-    assert_eq!(base, super::sha256_hex(canonical.as_bytes()));
+    let expected: [u8; 32] = Sha256::digest(canonical).into();
+    assert_eq!(base, expected);
 
     for same in [
         minimal("[timeouts]\nfetch = \"1s\""),
