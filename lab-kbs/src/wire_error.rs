@@ -3,7 +3,7 @@
 //! Every refusal a Trustee client can meet, with its exact status, `type` and `detail`.
 //!
 //! Trustee answers 404 to a wrong address and 401 to everything else, internal failures included, and gives
-//! no reason for a failed attestation. The reason is kept here as [`Refused::cause`] for the server's log.
+//! no reason for a failed attestation. The reason is kept here as `Refused::cause` for the server's log.
 
 use crate::http::Reply;
 use kbs_protocol::message::ErrorInformation;

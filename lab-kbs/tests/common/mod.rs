@@ -4,7 +4,12 @@
 //! and a TPM made of an RSA key.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(clippy::indexing_slicing, clippy::large_enum_variant, unreachable_pub)]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::large_enum_variant,
+    unreachable_pub,
+    clippy::arithmetic_side_effects
+)]
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
