@@ -81,7 +81,7 @@ impl Explanation<'_> {
         let mut text = format!("{}\n\n", self.sentence());
         for (name, value) in self.rows() {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "  {name:<16} {value}");
+            let _ = writeln!(text, "  {name:<17} {value}");
         }
         text
     }
@@ -122,7 +122,11 @@ impl Explanation<'_> {
             row("AK SHA-256", fingerprint(appraisal));
             row("verdict", appraisal.status.clone());
             row("policy", appraisal.policy_id.clone());
-            for (claim, value) in &appraisal.trust_vector {
+            for (claim, value) in appraisal
+                .trust_vector
+                .iter()
+                .filter(|(_, value)| **value != 0)
+            {
                 row(claim, Some(format!("{value} ({})", Tier::of(*value))));
             }
             for (number, value) in appraisal.pcrs.iter().filter(|(_, value)| is_used(value)) {
@@ -259,11 +263,11 @@ mod tests {
         );
         let text = explained.to_text();
         for part in [
-            "PCR 4            abab",
-            "AK SHA-256       ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc",
-            "executables      33 (warning)",
-            "hardware         2 (affirming)",
-            "to act           the policy",
+            "PCR 4             abab",
+            "AK SHA-256        ae4b3280e56e2faf83f414a6e3dabe9d5fbe18976544c05fed121accb85b53fc",
+            "executables       33 (warning)",
+            "hardware          2 (affirming)",
+            "to act            the policy",
             "https://kbs:8080",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");

@@ -29,12 +29,12 @@ pub fn failure(error: &dyn Blame, json: bool) -> ExitCode {
     exit::status(error.owner())
 }
 
-/// Prints a result.
+/// Prints a result: for a program, or for a person. Standard output is left to programs and secrets.
 pub fn success(facts: &Value, text: &str, json: bool) -> ExitCode {
     if json {
         print_json(facts);
     } else {
-        write_stdout(text.as_bytes());
+        eprint!("{text}");
     }
     ExitCode::SUCCESS
 }
