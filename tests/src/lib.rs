@@ -17,4 +17,5 @@ pub mod pty;
 pub mod scan;
 pub mod settings;
 pub mod swtpm;
+pub mod watch;
 pub mod world;

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use memchr::memmem;
 
 /// A secret's tell-tale forms.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Scanner {
     pub fn bytes(&self, place: &str, material: &[u8]) -> Vec<Leak> {
         self.needles
             .iter()
-            .filter(|(_, needle)| contains(material, needle))
+            .filter(|(_, needle)| memmem::find(material, needle).is_some())
             .map(|(form, _)| Leak {
                 place: place.to_owned(),
                 form: form.clone(),
@@ -140,21 +141,6 @@ fn base64_inside(engine: &impl Engine, bytes: &[u8], offset: usize) -> Vec<u8> {
         .unwrap_or_default()
         .as_bytes()
         .to_vec()
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    let Some((&first, rest)) = needle.split_first() else {
-        return false;
-    };
-    haystack
-        .iter()
-        .enumerate()
-        .filter(|&(_, &byte)| byte == first)
-        .any(|(at, _)| {
-            haystack
-                .get(at + 1..)
-                .is_some_and(|tail| tail.starts_with(rest))
-        })
 }
 
 #[cfg(test)]

@@ -126,6 +126,27 @@ impl World {
         Ok(())
     }
 
+    /// Ends the KBS and starts it again on its old state with these arguments for `lab-kbs serve`; the
+    /// node's configuration follows.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart_lab(&mut self, options: &[&str]) -> Result<()> {
+        self.lab.stop()?;
+        let dir = self.lab.dir().to_path_buf();
+        self.lab = Lab::serve(&dir, "127.0.0.1:0", options)?;
+        self.settings.servers = vec![self.lab.url().to_owned()];
+        self.configure()
+    }
+
+    /// The path under which this node's secret is stored.
+    ///
+    /// # Errors
+    /// The TPM has no attestation key yet.
+    pub fn path(&self) -> Result<ResourcePath> {
+        Ok(ResourcePath::expand(PATH, &self.node()?.id)?)
+    }
+
     /// The world's directory.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -223,10 +244,8 @@ impl World {
     /// # Errors
     /// The KBS refuses.
     pub fn enrol(&self, node: &Node) -> Result<()> {
-        // One shard of the map from key to node; the policy computes the same name.
-        let shard = node.ak_public.get(60..62).context("a short key")?;
-        let name = format!("node_ak_{}", shard.replace('+', "-").replace('/', "_"));
-        self.set_reference_value(&name, &json!({ &node.ak_public: node.id.to_string() }))?;
+        let owner = json!({ &node.ak_public: node.id.to_string() });
+        self.set_reference_value(&Self::shard(node)?, &owner)?;
         let pcrs = self.tpm.read_pcrs()?;
         let tuple: serde_json::Map<_, _> = BOOT_PCRS
             .iter()
@@ -240,6 +259,19 @@ impl World {
             })
             .collect();
         self.set_reference_value("boot_tuples", &json!([tuple]))
+    }
+
+    /// The reference value that holds this node's entry in the map from key to node id. The map is cut into
+    /// many, by two characters of the key; the attestation policy computes the same name.
+    ///
+    /// # Errors
+    /// The key is too short to be one.
+    pub fn shard(node: &Node) -> Result<String> {
+        let shard = node.ak_public.get(60..62).context("a short key")?;
+        Ok(format!(
+            "node_ak_{}",
+            shard.replace('+', "-").replace('/', "_")
+        ))
     }
 
     /// Sets one reference value of the KBS.
@@ -257,7 +289,7 @@ impl World {
     /// # Errors
     /// The KBS refuses.
     pub fn store_secret(&self, node: &Node) -> Result<Stored> {
-        let path = ResourcePath::expand("default/{node}/root", &node.id)?;
+        let path = ResourcePath::expand(PATH, &node.id)?;
         let secret = ResourceSecret::generate(&node.id, &path)?;
         let content = secret.to_json()?;
         self.lab
@@ -286,6 +318,8 @@ impl World {
     }
 }
 
+/// The default of `kbs.path`.
+const PATH: &str = "default/{node}/root";
 /// The default of `tpm.ak_handle`.
 const AK_HANDLE: &str = "0x81010002";
 /// Boot loader code, Secure Boot state, and the machine-owner keys: what a tuple usually names.

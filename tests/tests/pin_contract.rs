@@ -11,6 +11,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sheepfold_tests::luks::Volume;
+use sheepfold_tests::paths;
 use sheepfold_tests::process::{self, Run};
 use sheepfold_tests::proxy::Proxy;
 use sheepfold_tests::world::{Stored, World};
@@ -152,10 +154,16 @@ fn summary_lists_the_pin_once() {
     let decrypt = world.decrypt(["--summary"]).capture().unwrap();
     assert_ne!(decrypt.code, Some(0));
     assert_eq!(decrypt.out(), "");
-    // What a person sees.
-    let list = world.clevis([]).capture().unwrap();
-    let both = list.out() + &list.err();
-    assert!(both.contains("clevis encrypt trustee"), "{both}");
+    // What a person sees. Clevis lists the pins beside itself, and fails because nothing was asked of it.
+    let clevis = world.dir().join("bin/clevis");
+    symlink(paths::tool("clevis").unwrap(), &clevis).unwrap();
+    let list = Run::new(&clevis).capture().unwrap();
+    assert_eq!(
+        list.err().matches("clevis encrypt trustee").count(),
+        1,
+        "{list}"
+    );
+    assert_eq!(list.err().matches("trustee").count(), 1, "{list}");
 }
 
 #[test]
@@ -177,12 +185,7 @@ fn the_second_argument_may_be_y_or_empty_and_nothing_else() {
             "12345678"
         );
     }
-    for wrong in [
-        vec![],
-        vec!["{}", "-z"],
-        vec!["{}", "-y", "-y"],
-        vec!["--nonsense"],
-    ] {
+    for wrong in [vec![], vec!["{}", "-z"], vec!["{}", "-y", "-y"]] {
         let refused = world
             .encrypt(wrong.iter().copied())
             .stdin("12345678")
@@ -245,7 +248,6 @@ fn what_cannot_be_done_exits_with_1_and_prints_nothing() {
         assert!(refused.err().contains(says), "{token}: {refused}");
     }
     for (config, says) in [
-        ("", "pin configuration"),
         ("{", "pin configuration"),
         ("[]", "pin configuration"),
         (r#"{"path":7}"#, "`path`"),
