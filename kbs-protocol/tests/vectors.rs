@@ -6,6 +6,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::arithmetic_side_effects,
     reason = "in a test a panic is the report"
 )]
 
@@ -57,7 +58,7 @@ fn secrets() {
 #[test]
 fn init_data() {
     check("init-data", 11, Owner::Configuration, |bytes| {
-        InitDataToml::parse(&String::from_utf8(bytes.to_vec()).unwrap()).map(drop)
+        InitDataToml::parse(std::str::from_utf8(bytes).unwrap()).map(drop)
     });
 }
 
