@@ -130,11 +130,12 @@ fn additional(text: &str, digest: &RuntimeDigest) -> anyhow::Result<Vec<Claims>>
         .collect()
 }
 
-/// Three numbers, and perhaps a pre-release or build part (semver.org, grammar of version 2.0.0, loosely).
+/// Three numbers, and perhaps a pre-release or build part (semver.org, version 2.0.0, loosely).
 fn is_semver(text: &str) -> bool {
     let core = text.split(['-', '+']).next().unwrap_or_default();
     let is_number = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
-    core.split('.').count() == 3 && core.split('.').all(is_number)
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '+');
+    core.split('.').count() == 3 && core.split('.').all(is_number) && text.chars().all(is_plain)
 }
 
 /// The only policy id that a KBS ever evaluates for CPUs.
@@ -150,7 +151,15 @@ mod tests {
             assert!(is_semver(good), "{good}");
         }
         for bad in [
-            "", "1", "1.2", "1.2.3.4", "a.b.c", "1..3", "v1.2.3", " 1.2.3",
+            "",
+            "1",
+            "1.2",
+            "1.2.3.4",
+            "a.b.c",
+            "1..3",
+            "v1.2.3",
+            " 1.2.3",
+            "1.2.3-\u{1b}",
         ] {
             assert!(!is_semver(bad), "{bad}");
         }

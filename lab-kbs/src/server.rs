@@ -121,6 +121,25 @@ pub struct Seen {
     pub cause: Option<String>,
 }
 
+impl Seen {
+    /// One line, whatever a stranger put into the request or a policy engine into its message.
+    fn log_line(&self) -> String {
+        let Self {
+            connection,
+            method,
+            path,
+            status,
+            cause,
+        } = self;
+        let cause = cause
+            .as_ref()
+            .map(|cause| format!(": {cause}"))
+            .unwrap_or_default();
+        let line = format!("lab-kbs: [{connection}] {method} {path} -> {status}{cause}");
+        line.replace(char::is_control, " ") + "\n"
+    }
+}
+
 /// What the handlers share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
@@ -177,19 +196,8 @@ impl Shared {
     /// Remembers an answered request and, if asked to, writes it to stderr.
     pub(crate) fn saw(&self, request: Seen) {
         if self.options.log {
-            let Seen {
-                connection,
-                method,
-                path,
-                status,
-                cause,
-            } = &request;
-            let cause = cause
-                .as_ref()
-                .map(|cause| format!(": {cause}"))
-                .unwrap_or_default();
             // A log that cannot be written must not stop the server.
-            let line = format!("lab-kbs: [{connection}] {method} {path} -> {status}{cause}\n");
+            let line = request.log_line();
             let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
         }
         let mut seen = self.seen();
@@ -264,3 +272,23 @@ fn url(address: SocketAddr, tls: bool) -> String {
 const WORKERS: usize = 2;
 const TLS_TIMEOUT: Duration = Duration::from_secs(10);
 const SEEN_LIMIT: usize = 100_000;
+
+#[cfg(test)]
+mod tests {
+    use super::Seen;
+
+    #[test]
+    fn log_lines_are_one_line_without_control_characters() {
+        let seen = Seen {
+            connection: 1,
+            method: "GET".into(),
+            path: "/a".into(),
+            status: 401,
+            cause: Some("two\nlines \u{1b}[2J".into()),
+        };
+        assert_eq!(
+            seen.log_line(),
+            "lab-kbs: [1] GET /a -> 401: two lines  [2J\n"
+        );
+    }
+}
