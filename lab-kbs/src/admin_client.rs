@@ -73,9 +73,12 @@ impl AdminClient {
 
     /// A token with these claims, for tests of what a server refuses.
     pub fn token_with(&self, claims: &Value) -> String {
-        jws::encode(&json!({ "typ": "JWT", "alg": "EdDSA" }), claims, |input| {
-            self.key.sign(input).to_vec()
-        })
+        self.sign(&json!({ "typ": "JWT", "alg": "EdDSA" }), claims)
+    }
+
+    /// The administrator's signature under any header and claims.
+    pub fn sign(&self, header: &Value, claims: &Value) -> String {
+        jws::encode(header, claims, |input| self.key.sign(input).to_vec())
     }
 
     /// Stores a resource under `repository/type/tag`, replacing what was there.

@@ -271,6 +271,27 @@ mod tests {
     }
 
     #[test]
+    fn extensions_have_name_integer_key_and_value() {
+        let with = |list: &str| {
+            let rego = format!("package policy\nextensions := {list}");
+            appraise(&rego, &json!({}), &values(json!({})))
+        };
+        let good = with(r#"[{"name": "a", "key": -1, "value": null}]"#).unwrap();
+        assert_eq!(good.extensions["a"], Value::Null);
+        for bad in [
+            r#"{}"#,
+            r#"[1]"#,
+            r#"[{"key": 1, "value": 1}]"#,
+            r#"[{"name": 1, "key": 1, "value": 1}]"#,
+            r#"[{"name": "a", "value": 1}]"#,
+            r#"[{"name": "a", "key": "1", "value": 1}]"#,
+            r#"[{"name": "a", "key": 1}]"#,
+        ] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_missing_rule_has_no_opinion() {
         for rego in [
             "package policy\nother := 1",

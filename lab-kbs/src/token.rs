@@ -232,6 +232,24 @@ mod tests {
     }
 
     #[test]
+    fn another_algorithm_is_refused_even_with_our_signature() {
+        use p256::ecdsa::signature::Signer as _;
+        let ours = signer(1, Dialect::V0_21, false);
+        let mut header = header(&ours.sign(&json!({})));
+        let sign = |header: &Value| {
+            jws::encode(header, &json!({"exp": FAR}), |input| {
+                let signature: p256::ecdsa::Signature = ours.key.sign(input);
+                signature.to_bytes().to_vec()
+            })
+        };
+        assert!(ours.verify(&sign(&header)).is_ok());
+        for alg in ["none", "HS256", "ES384", "es256"] {
+            header["alg"] = json!(alg);
+            assert!(ours.verify(&sign(&header)).is_err(), "{alg}");
+        }
+    }
+
+    #[test]
     fn past_changed_and_unsigned_tokens_are_refused() {
         for insecure in [false, true] {
             let ours = signer(1, Dialect::V0_21, insecure);

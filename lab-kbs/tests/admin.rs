@@ -83,6 +83,11 @@ fn other_signatures_are_refused() {
         assert_eq!(list_policies(&lab, &stranger.token()), 401);
         let good = lab.admin().token();
         assert_eq!(list_policies(&lab, &good), 200);
+        let claims = json!({ "role": "admin", "exp": FAR });
+        for alg in ["none", "HS256", "ES256", "eddsa"] {
+            let token = lab.admin().sign(&json!({ "alg": alg }), &claims);
+            assert_eq!(list_policies(&lab, &token), 401, "{alg}");
+        }
         let parts: Vec<_> = good.split('.').collect();
         let header = |json: &str| URL_SAFE_NO_PAD.encode(json);
         for bad in [

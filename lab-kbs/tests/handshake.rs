@@ -177,6 +177,24 @@ fn challenges_are_fresh_and_the_cookie_has_the_known_form() {
 }
 
 #[test]
+fn the_cookie_is_found_among_others() {
+    let lab = Lab::start();
+    let (cookie, ..) = lab.handshake(&Node::Sample);
+    let get = |headers: &[(&str, &str)]| {
+        lab.send("GET", "/kbs/v0/resource/a/b/c", headers, "")
+            .json()["detail"]
+            .clone()
+    };
+    let known = json!("Access denied by policy");
+    assert_eq!(get(&[("cookie", &format!("a=b; {cookie}; c=d"))]), known);
+    assert_eq!(get(&[("cookie", "a=b"), ("cookie", &cookie)]), known);
+    assert_eq!(
+        get(&[("cookie", "a=b")]),
+        json!("Attestation Token not found")
+    );
+}
+
+#[test]
 fn attest_refusals_are_opaque_to_the_client_and_clear_in_the_log() {
     let (lab, tpm) = lab_with_node();
     let key = TeeKey::generate().unwrap();
