@@ -503,6 +503,24 @@ fn a_tpm_without_a_sha256_bank_says_which_banks_it_has() {
 }
 
 #[test]
+fn a_quote_over_other_pcrs_than_asked_for_is_not_passed_on() {
+    let Some(tpm) = software_tpm() else { return };
+    let mut attester = attester(&tpm);
+    tpm.on_response(|_, command, response| {
+        if command == "Quote" {
+            let all = [0, 0, 0, 1, 0, 0x0b, 3, 0xff, 0xff, 0xff];
+            let at = response
+                .windows(all.len())
+                .position(|window| window == all)
+                .unwrap();
+            response[at + 7] = 0xfe;
+        }
+    });
+    let error = collect_error(&mut attester);
+    assert!(matches!(error, TpmError::NoSha256Bank { .. }), "{error}");
+}
+
+#[test]
 fn hierarchy_passwords_are_told_apart() {
     for (hierarchy, doing, cure) in [
         ("e", "creating the attestation key", "tpm2_changeauth -c e"),

@@ -5,7 +5,7 @@
 //!
 //! `swtpm` serves one connection at a time and has no resource manager. So a [`front::Front`] stands
 //! before it: it lets several programs in at once, command by command, as the kernel's `/dev/tpmrm0`
-//! does, and keeps the list of what they asked. `swtpm` itself listens on Unix sockets in its state
+//! does, and keeps the list of what they asked. `swtpm` itself listens on a Unix socket in its state
 //! directory, where no other test can take its port, and runs with `--terminate`: when this process ends,
 //! however it ends, the front's connection closes and the TPM goes with it.
 
@@ -25,7 +25,6 @@ use crate::swtpm::front::{Exchange, Front};
 /// A running software TPM with its own state; both go when it is dropped.
 #[derive(Debug)]
 pub struct SoftTpm {
-    // Dropped in this order: first the front, then the TPM, then its state.
     front: Front,
     process: Child,
     state: TempDir,
@@ -46,7 +45,7 @@ impl SoftTpm {
     pub fn start() -> Result<Self> {
         let state = tempfile::Builder::new().prefix("swtpm-").tempdir()?;
         let (process, line) = power_on(state.path())?;
-        let front = Front::start(state.path(), line)?;
+        let front = Front::start(line)?;
         Ok(Self {
             front,
             process,
@@ -151,20 +150,16 @@ impl Drop for SoftTpm {
 /// Starts `swtpm` on the state in `dir`; it sends itself TPM2_Startup(CLEAR). It lives as long as the
 /// connection that comes with it.
 fn power_on(dir: &Path) -> Result<(Child, UnixStream)> {
-    for socket in [front::DATA, front::CONTROL] {
-        // A TPM that lost its power leaves its sockets behind.
-        drop(std::fs::remove_file(dir.join(socket)));
-    }
-    let socket = |name: &str| format!("type=unixio,path={}", dir.join(name).display());
+    let socket = dir.join(SOCKET);
+    // A TPM that lost its power leaves its socket behind.
+    drop(std::fs::remove_file(&socket));
     let program = paths::tool("swtpm").context("swtpm is not installed")?;
     let mut process = Command::new(program)
         .args(["socket", "--tpm2", "--terminate"])
         .args(["--flags", "not-need-init,startup-clear"])
         .args([
             "--server",
-            &socket(front::DATA),
-            "--ctrl",
-            &socket(front::CONTROL),
+            &format!("type=unixio,path={}", socket.display()),
         ])
         .args(["--tpmstate", &format!("dir={}", dir.display())])
         .args([
@@ -175,7 +170,7 @@ fn power_on(dir: &Path) -> Result<(Child, UnixStream)> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot start swtpm")?;
-    match front::connect(&dir.join(front::DATA)) {
+    match front::connect(&socket) {
         Ok(line) => Ok((process, line)),
         Err(error) => {
             drop(process.kill());
@@ -185,3 +180,6 @@ fn power_on(dir: &Path) -> Result<(Child, UnixStream)> {
         }
     }
 }
+
+/// The command socket in the TPM's directory.
+const SOCKET: &str = "swtpm.sock";

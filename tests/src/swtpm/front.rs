@@ -9,8 +9,8 @@
 //! mistakes, with the programs under test.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read, Write as _};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,11 +19,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-
-/// `swtpm`'s command socket in its directory.
-pub(super) const DATA: &str = "data.sock";
-/// `swtpm`'s control socket in its directory.
-pub(super) const CONTROL: &str = "control.sock";
 
 /// Sees each response before the program that asked does.
 pub type Hook = Box<dyn FnMut(&mut Exchange, &str, &mut Vec<u8>) + Send>;
@@ -37,8 +32,8 @@ pub(super) struct Front {
 }
 
 impl Front {
-    /// Listens before the TPM whose sockets are in `dir`, with a connection to its command socket.
-    pub(super) fn start(dir: &Path, line: UnixStream) -> Result<Self> {
+    /// Listens before the TPM at the other end of `line`.
+    pub(super) fn start(line: UnixStream) -> Result<Self> {
         let (port, data, control) = two_ports()?;
         let exchange = Arc::new(Mutex::new(Exchange {
             line,
@@ -49,10 +44,7 @@ impl Front {
         let closing = Arc::new(AtomicBool::new(false));
         let desk = Arc::clone(&exchange);
         serve(data, &closing, move |client| serve_commands(client, &desk));
-        let socket = dir.join(CONTROL);
-        serve(control, &closing, move |client| {
-            serve_control(client, &socket)
-        });
+        serve(control, &closing, serve_control);
         Ok(Self {
             port,
             exchange,
@@ -234,10 +226,11 @@ fn serve(
 ) {
     let closing = Arc::clone(closing);
     thread::spawn(move || {
-        for stream in listener.incoming().map_while(io::Result::ok) {
+        for stream in listener.incoming() {
             if closing.load(Ordering::SeqCst) {
                 return;
             }
+            let Ok(stream) = stream else { continue };
             let client = client.clone();
             // A failure here is a program that hung up or a TPM without power; both notice themselves.
             thread::spawn(move || drop(client(stream)));
@@ -254,16 +247,21 @@ fn serve_commands(mut client: TcpStream, exchange: &Mutex<Exchange>) -> Result<(
     Ok(())
 }
 
-fn serve_control(client: TcpStream, socket: &Path) -> Result<()> {
-    let control = connect(socket)?;
-    let (mut from_client, mut to_tpm) = (client.try_clone()?, control.try_clone()?);
-    thread::spawn(move || {
-        drop(io::copy(&mut from_client, &mut to_tpm));
-        drop(to_tpm.shutdown(Shutdown::Both));
-    });
-    io::copy(&mut &control, &mut &client)?;
-    client.shutdown(Shutdown::Both)?;
-    Ok(())
+/// The TCTI asks for a locality before each session, and all our programs ask for locality 0, which is
+/// where a TPM starts. Not passed on: `swtpm` serves one control connection until it closes, and one that
+/// a child process inherited closes late.
+fn serve_control(mut client: TcpStream) -> Result<()> {
+    let mut request = [0; 5];
+    loop {
+        match client.read_exact(&mut request) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+            outcome => outcome?,
+        }
+        if request != SET_LOCALITY_0 {
+            bail!("an unexpected control request {request:02x?}");
+        }
+        client.write_all(&[0; 4])?;
+    }
 }
 
 /// One command or response, or `None` at an orderly end.
@@ -346,6 +344,8 @@ const TPM_ST_NO_SESSIONS: u16 = 0x8001;
 const TPM_ST_SESSIONS: u16 = 0x8002;
 /// One authorization of nine bytes: TPM_RS_PW, no nonce, no attributes, empty password.
 const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
+/// CMD_SET_LOCALITY and the locality, of swtpm's control channel.
+const SET_LOCALITY_0: [u8; 5] = [0, 0, 0, 5, 0];
 /// Tag, size, code.
 const HEADER: usize = 10;
 /// `swtpm` knows no larger message.
