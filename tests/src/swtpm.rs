@@ -10,6 +10,7 @@
 //! however it ends, the front's connection closes and the TPM goes with it.
 
 pub mod front;
+mod wire;
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;

@@ -2,10 +2,8 @@
 
 //! The desk before a software TPM: many programs come over TCP, one command at a time goes through.
 //!
-//! It speaks the two channels of the `swtpm` TCTI: commands on a port, control on the next one. A command
-//! and a response begin alike: tag u16, size u32, command or response code u32 (TPM 2.0 Library Part 1,
-//! "Command/Response Structure"), which is all that has to be understood to forward and to count them.
-//! The harness's own few commands are spelled out as bytes, so that they do not share a library, and its
+//! It speaks the two channels of the `swtpm` TCTI: commands on a port, control on the next one. The
+//! harness's own few commands are spelled out as bytes, so that they do not share a library, and its
 //! mistakes, with the programs under test.
 
 use std::fmt;
@@ -19,6 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::swtpm::wire::{TPM_ST_NO_SESSIONS, TPM_ST_SESSIONS, name, read_message, tagged, word};
 
 /// Sees each response before the program that asked does.
 pub type Hook = Box<dyn FnMut(&mut Exchange, &str, &mut Vec<u8>) + Send>;
@@ -264,63 +264,6 @@ fn serve_control(mut client: TcpStream) -> Result<()> {
     }
 }
 
-/// One command or response, or `None` at an orderly end.
-fn read_message(stream: &mut impl Read) -> Result<Option<Vec<u8>>> {
-    let mut message = vec![0; HEADER];
-    match stream.read_exact(&mut message) {
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
-        outcome => outcome?,
-    }
-    let size = usize::try_from(word(&message, 2).context("no size")?)?;
-    if !(HEADER..=LARGEST).contains(&size) {
-        bail!("a message of {size} bytes");
-    }
-    let mut body = vec![0; size - HEADER];
-    stream.read_exact(&mut body)?;
-    message.extend(body);
-    Ok(Some(message))
-}
-
-fn tagged(tag: u16, code: u32, body: &[u8]) -> Vec<u8> {
-    let size = u32::try_from(HEADER + body.len()).unwrap_or(u32::MAX);
-    [
-        &tag.to_be_bytes()[..],
-        &size.to_be_bytes(),
-        &code.to_be_bytes(),
-        body,
-    ]
-    .concat()
-}
-
-fn word(message: &[u8], at: usize) -> Option<u32> {
-    message
-        .get(at..at + 4)?
-        .try_into()
-        .ok()
-        .map(u32::from_be_bytes)
-}
-
-/// The name of a command code, for those that appear in our tests; others as a number.
-fn name(code: u32) -> String {
-    let name = match code {
-        0x11f => "NV_UndefineSpace",
-        0x120 => "EvictControl",
-        0x131 => "CreatePrimary",
-        0x144 => "Startup",
-        0x145 => "Shutdown",
-        0x158 => "Quote",
-        0x165 => "FlushContext",
-        0x173 => "ReadPublic",
-        0x176 => "StartAuthSession",
-        0x17a => "GetCapability",
-        0x17b => "GetRandom",
-        0x17e => "PCR_Read",
-        0x182 => "PCR_Extend",
-        other => return format!("{other:#x}"),
-    };
-    name.to_owned()
-}
-
 /// A free loopback port whose successor is free too, as the TCTI takes them.
 fn two_ports() -> Result<(u16, TcpListener, TcpListener)> {
     for _ in 0..100 {
@@ -340,14 +283,8 @@ fn lock(exchange: &Mutex<Exchange>) -> MutexGuard<'_, Exchange> {
     exchange.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const TPM_ST_NO_SESSIONS: u16 = 0x8001;
-const TPM_ST_SESSIONS: u16 = 0x8002;
 /// One authorization of nine bytes: TPM_RS_PW, no nonce, no attributes, empty password.
 const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
 /// CMD_SET_LOCALITY and the locality, of swtpm's control channel.
 const SET_LOCALITY_0: [u8; 5] = [0, 0, 0, 5, 0];
-/// Tag, size, code.
-const HEADER: usize = 10;
-/// `swtpm` knows no larger message.
-const LARGEST: usize = 4096;
 const COMES_UP_WITHIN: Duration = Duration::from_secs(10);
