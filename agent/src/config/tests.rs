@@ -27,7 +27,7 @@ fn what_is_left_out_has_a_safe_default() {
     );
     assert_eq!(
         (t.fetch, t.decrypt, t.encrypt),
-        (None, Some(seconds(90)), Some(seconds(600)))
+        (Some(seconds(60)), Some(seconds(90)), Some(seconds(600)))
     );
     let node = NodeId::from_spki_der(b"n");
     assert_eq!(
