@@ -106,11 +106,11 @@ fn relay(client: TcpStream, upstream: SocketAddr, knobs: &Arc<Knobs>) -> Result<
     let client = Arc::new(client);
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    // The kernel answered the client's SYN at once. That round trip is made up for here: the client's
-    // first bytes wait for one more.
-    let opening = one_way(knobs) * 2;
-    let up = pump(&client, &server, opening, knobs, Direction::ToServer);
-    let down = pump(&server, &client, Duration::ZERO, knobs, Direction::ToClient);
+    // The kernel answered the client's SYN at once. That round trip is made up for here: to the network
+    // behind the proxy, the client is connected, and speaks, one later.
+    let open_from = Instant::now() + one_way(knobs) * 2;
+    let up = pump(&client, &server, open_from, knobs, Direction::ToServer);
+    let down = pump(&server, &client, open_from, knobs, Direction::ToClient);
     for thread in up.into_iter().chain(down) {
         drop(thread.join());
     }
@@ -123,7 +123,7 @@ fn relay(client: TcpStream, upstream: SocketAddr, knobs: &Arc<Knobs>) -> Result<
 fn pump(
     from: &Arc<TcpStream>,
     to: &Arc<TcpStream>,
-    opening: Duration,
+    open_from: Instant,
     knobs: &Arc<Knobs>,
     direction: Direction,
 ) -> [thread::JoinHandle<()>; 2] {
@@ -145,10 +145,8 @@ fn pump(
                 close_hard(&sink);
                 break;
             }
-            if sender
-                .send((Instant::now() + one_way(&shared) + opening, piece))
-                .is_err()
-            {
+            let due = due(Instant::now(), open_from, one_way(&shared));
+            if sender.send((due, piece)).is_err() {
                 break;
             }
         }
@@ -176,6 +174,11 @@ fn pump(
 fn close_hard(client: &TcpStream) {
     let _ = sockopt::set_socket_linger(client, Some(Duration::ZERO));
     drop(client.shutdown(Shutdown::Read));
+}
+
+/// When a piece that arrives now comes out at the other end.
+fn due(now: Instant, open_from: Instant, one_way: Duration) -> Instant {
+    now.max(open_from) + one_way
 }
 
 fn one_way(knobs: &Knobs) -> Duration {
@@ -242,6 +245,22 @@ mod tests {
         let again = Instant::now();
         ask(&mut stream, &mut [0]).unwrap();
         assert!(again.elapsed() >= Duration::from_millis(60));
+    }
+
+    #[test]
+    fn opening_delays_the_first_piece_only() {
+        let start = Instant::now();
+        let (one_way, millis) = (Duration::from_millis(30), Duration::from_millis);
+        let open_from = start + one_way * 2;
+        assert_eq!(due(start, open_from, one_way), start + millis(90));
+        assert_eq!(
+            due(start + millis(5), open_from, one_way),
+            start + millis(90)
+        );
+        assert_eq!(
+            due(start + millis(150), open_from, one_way),
+            start + millis(180)
+        );
     }
 
     #[test]

@@ -3,14 +3,13 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use sheepfold_tests::paths;
 
 use crate::footprint::Footprint;
 use crate::measure::{Sample, median};
-use crate::run::Figures;
+use crate::run::{Distance, Figures};
 
 /// Everything that was measured.
 pub(crate) struct Report<'a> {
@@ -196,14 +195,13 @@ impl Report<'_> {
                 None,
             ));
         }
-        for (at, (rtt, time)) in ours.by_rtt.iter().enumerate() {
-            let shown = |time: &Duration| format!("{} ms", time.as_millis());
+        for (at, distance) in ours.by_rtt.iter().enumerate() {
+            let shown = |distance: &Distance| format!("{} ms", distance.median.as_millis());
             rows.push(row(
-                &format!("`fetch` at {} ms round-trip time", rtt.as_millis()),
-                shown(time),
+                &format!("`fetch` at {} ms round-trip time", distance.rtt.as_millis()),
+                shown(distance),
                 "–".to_owned(),
-                peer.and_then(|p| p.by_rtt.get(at))
-                    .map(|(_, time)| shown(time)),
+                peer.and_then(|p| p.by_rtt.get(at)).map(shown),
             ));
         }
         rows

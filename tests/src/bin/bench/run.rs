@@ -25,19 +25,29 @@ pub(crate) struct Figures {
     pub tpm_commands: Option<Vec<String>>,
     /// TCP connections of one fetch.
     pub connections: u64,
-    /// One fetch with this round-trip time between node and KBS.
-    pub by_rtt: Vec<(Duration, Duration)>,
+    /// One fetch at different distances between node and KBS.
+    pub by_rtt: Vec<Distance>,
+}
+
+/// How long one fetch takes at one distance.
+#[derive(Debug)]
+pub(crate) struct Distance {
+    /// The round-trip time.
+    pub rtt: Duration,
+    /// The usual time.
+    pub median: Duration,
+    /// The best time: what it takes when the machine does nothing else.
+    pub fastest: Duration,
 }
 
 impl Figures {
     /// How many round trips a fetch waits for: what each further millisecond of distance costs.
     pub(crate) fn round_trips(&self) -> u128 {
-        let (Some((near, short)), Some((far, long))) = (self.by_rtt.first(), self.by_rtt.last())
-        else {
+        let (Some(near), Some(far)) = (self.by_rtt.first(), self.by_rtt.last()) else {
             return 0;
         };
-        let distance = (*far - *near).as_micros().max(1);
-        let cost = long.saturating_sub(*short).as_micros();
+        let distance = (far.rtt - near.rtt).as_micros().max(1);
+        let cost = far.fastest.saturating_sub(near.fastest).as_micros();
         (cost + distance / 2) / distance
     }
 }
@@ -122,7 +132,7 @@ fn distances(
     proxy: &Proxy,
     runs: usize,
     program: impl Fn() -> Result<Run>,
-) -> Result<(u64, Vec<(Duration, Duration)>)> {
+) -> Result<(u64, Vec<Distance>)> {
     let before = proxy.connections();
     program()?.success()?;
     let connections = proxy.connections() - before;
@@ -131,11 +141,17 @@ fn distances(
         .map(|&millis| {
             let rtt = Duration::from_millis(millis);
             proxy.set_rtt(rtt);
-            let taken = samples(&program, runs.min(5))?;
-            Ok((
+            let taken = samples(&program, runs.clamp(3, 5))?;
+            let fastest = taken
+                .iter()
+                .map(|sample| sample.wall_micros)
+                .min()
+                .unwrap_or_default();
+            Ok(Distance {
                 rtt,
-                Duration::from_micros(median(&taken, |sample| sample.wall_micros)),
-            ))
+                median: Duration::from_micros(median(&taken, |sample| sample.wall_micros)),
+                fastest: Duration::from_micros(fastest),
+            })
         })
         .collect::<Result<_>>()?;
     Ok((connections, by_rtt))
