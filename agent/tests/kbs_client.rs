@@ -549,6 +549,31 @@ fn certificates_that_are_not_trusted() {
 }
 
 #[test]
+fn a_certificate_without_its_key_proves_nothing() {
+    let certificate = Certificate::good();
+    for anchors in [with_ca(&certificate), with_pin(&certificate)] {
+        let server = Scenario::start(Some(certificate.stolen()), []);
+        let error = fetch_err(&config(&[&server.url()], &anchors));
+        assert!(
+            matches!(problem(&error), TlsProblem::Certificate(_)),
+            "{error}"
+        );
+        assert_eq!(error.persistence(), Persistence::Permanent);
+        server.finish();
+    }
+}
+
+#[test]
+fn without_any_anchor_nobody_is_trusted() {
+    let certificate = Certificate::good();
+    let server = Scenario::tls(&certificate, []);
+    // Parsed and not loaded: the file is named and its certificates are not there.
+    let error = fetch_err(&config(&[&server.url()], "ca_file = \"ca.pem\"\n"));
+    assert_eq!(problem(&error), &TlsProblem::UnknownIssuer);
+    server.finish();
+}
+
+#[test]
 fn certificates_that_are_trusted() {
     let good_one = Certificate::good();
     let expired = Certificate::expired();

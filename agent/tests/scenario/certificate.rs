@@ -7,6 +7,8 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion};
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -88,6 +90,28 @@ impl Certificate {
             .with_no_client_auth()
             .with_single_cert(self.chain.clone(), key)
             .unwrap();
+        Arc::new(config)
+    }
+
+    /// This certificate in the hands of somebody who has another key.
+    pub(crate) fn stolen(&self) -> Arc<ServerConfig> {
+        #[derive(Debug)]
+        struct Thief(Arc<CertifiedKey>);
+        impl ResolvesServerCert for Thief {
+            fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+                Some(Arc::clone(&self.0))
+            }
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = KeyPair::generate().unwrap().serialize_der();
+        let key = PrivateKeyDer::try_from(key).unwrap();
+        let key = provider.key_provider.load_private_key(key).unwrap();
+        let thief = Thief(Arc::new(CertifiedKey::new(self.chain.clone(), key)));
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(thief));
         Arc::new(config)
     }
 }
