@@ -6,6 +6,7 @@
 // A test file is a test: here a panic is the report.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
+use kbs_protocol::encoding::b64;
 use kbs_protocol::evidence::TpmEvidence;
 use kbs_protocol::message::RuntimeData;
 use kbs_protocol::runtime_data::RuntimeDigest;
@@ -667,14 +668,19 @@ fn the_report_changes_nothing() {
         "{commands:?}"
     );
 
-    let node_id = attester(&tpm).node_id().to_string();
+    let attester = attester(&tpm);
+    let node_id = attester.node_id().to_string();
+    let key = b64::encode(attester.ak_spki_der());
+    drop(attester);
     match inspect(&tpm.tcti(), DEFAULT_AK_HANDLE).unwrap().ak {
         AkState::Ok {
             node_id: reported,
             spki_sha256,
+            ak_public,
         } => {
             assert_eq!(reported, node_id);
             assert_eq!(spki_sha256[..8], node_id[..8]);
+            assert_eq!(ak_public, key);
         }
         other => panic!("{other:?}"),
     }

@@ -37,6 +37,7 @@ fn text(path: &Path, config: &Config, tpm: &TpmReport) -> String {
         AkState::Ok {
             node_id,
             spki_sha256,
+            ..
         } => {
             vec![
                 ("node id", node_id.clone()),

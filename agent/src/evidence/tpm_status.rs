@@ -7,7 +7,7 @@ use super::tpm::{active_banks, read_pcrs};
 use super::tpm_error::TpmError;
 use super::tpm_key::find;
 use super::tpm_rc::Step;
-use kbs_protocol::encoding::hex;
+use kbs_protocol::encoding::{b64, hex};
 use kbs_protocol::{Blame, NodeId};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -44,6 +44,8 @@ pub enum AkState {
         node_id: String,
         /// SHA-256 of the key's DER SubjectPublicKeyInfo in lower-case hex.
         spki_sha256: String,
+        /// Base64 of the DER SubjectPublicKeyInfo: what an administrator registers.
+        ak_public: String,
     },
     /// A key that proves nothing.
     Weak {
@@ -70,6 +72,7 @@ pub fn inspect(tcti: &str, ak_handle: u32) -> Result<TpmReport, TpmError> {
         Ok(Some(key)) => AkState::Ok {
             node_id: NodeId::from_spki_der(&key.spki_der).to_string(),
             spki_sha256: hex::encode(Sha256::digest(&key.spki_der)),
+            ak_public: b64::encode(&key.spki_der),
         },
         Err(error @ TpmError::WeakKey { .. }) => AkState::Weak {
             why: error.to_string(),
