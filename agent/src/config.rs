@@ -7,6 +7,7 @@
 //! takes text and touches no file; [`Config::load`] takes a path and also reads the files the text names.
 
 mod anchors;
+mod check;
 mod duration;
 mod error;
 mod server;
@@ -172,9 +173,9 @@ impl Config {
                 ),
             ));
         }
-        check_path(&raw.kbs.path)?;
-        check_tcti(&raw.tpm.tcti)?;
-        check_handle(raw.tpm.ak_handle)?;
+        check::path(&raw.kbs.path)?;
+        check::tcti(&raw.tpm.tcti)?;
+        check::handle(raw.tpm.ak_handle)?;
         Ok(Self {
             kbs: Kbs {
                 servers,
@@ -210,7 +211,7 @@ impl Config {
     /// None for a configuration that [`Config::parse`] accepted; the type says so because the template is
     /// text.
     pub fn resource_path(&self, node: &NodeId) -> Result<ResourcePath, ConfigError> {
-        expand(&self.kbs.path, node)
+        check::expand(&self.kbs.path, node)
     }
 
     /// A digest of what decides whom this node trusts: servers, anchors, path template and mode.
@@ -266,52 +267,6 @@ pub const FILE_VARIABLE: &str = "TRUSTEE_AGENT_CONFIG";
 struct Files {
     ca: Option<PathBuf>,
     init_data: Option<PathBuf>,
-}
-
-/// A path template is good if it gives a resource path for some node: all node ids look alike.
-fn check_path(template: &str) -> Result<(), ConfigError> {
-    expand(template, &NodeId::from_spki_der(b"any")).map(drop)
-}
-
-fn expand(template: &str, node: &NodeId) -> Result<ResourcePath, ConfigError> {
-    ResourcePath::expand(template, node).map_err(|error| {
-        let cure = "write repository/type/tag with letters, digits, \"-\", \"_\" and \".\", for example \
-                    default/{node}/root";
-        ConfigError::value("kbs.path", template, Problem::new(error.to_string(), cure))
-    })
-}
-
-fn check_tcti(tcti: &str) -> Result<(), ConfigError> {
-    let problem = match tcti.split_once(':') {
-        Some(("device", path)) if path.starts_with('/') => return Ok(()),
-        Some(("swtpm" | "mssim", _)) if cfg!(feature = "software-tpm") => return Ok(()),
-        Some(("swtpm" | "mssim", _)) => Problem::new(
-            "this build knows hardware TPMs only",
-            "use device:/dev/tpmrm0, or a build with the feature software-tpm",
-        ),
-        _ => Problem::new(
-            "expected \"device:\" and an absolute path, or \"swtpm:\" and its parameters",
-            "use device:/dev/tpmrm0",
-        ),
-    };
-    Err(ConfigError::value("tpm.tcti", tcti, problem))
-}
-
-/// TCG "Registry of Reserved TPM 2.0 Handles and Localities": what the owner may persist. The upper half of
-/// the persistent handles is the platform's.
-fn check_handle(handle: u32) -> Result<(), ConfigError> {
-    if (0x8100_0000..=0x817f_ffff).contains(&handle) {
-        return Ok(());
-    }
-    let problem = Problem::new(
-        "expected one of the owner's persistent handles, 0x81000000 to 0x817fffff",
-        "use 0x81010002, or leave the key out",
-    );
-    Err(ConfigError::value(
-        "tpm.ak_handle",
-        &format!("{handle:#010x}"),
-        problem,
-    ))
 }
 
 /// Reads a text file up to a limit; what is larger is refused before it fills the memory.

@@ -7,16 +7,21 @@
 //! [`retry`] starts over while that can help. Subcommands and the Clevis pin call it; nothing else in this
 //! program opens a socket.
 
+mod blame;
 mod error;
 mod handshake;
+mod headers;
 mod http;
 mod race;
 mod retry;
 mod tls;
+mod tls_problem;
+mod token;
 
 pub use error::{EvidenceFailure, KbsError};
 pub use retry::{Pace, Patience, SystemPace, Wait};
-pub use tls::TlsProblem;
+pub use tls_problem::TlsProblem;
+pub use token::Token;
 
 use crate::config::{ServerUrl, Timeouts};
 use crate::evidence::Evidence;
@@ -26,7 +31,6 @@ use http::Http;
 use kbs_protocol::message::{CompositeEvidence, InitData, RuntimeData};
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::{Blame as _, Owner, Persistence, Secret, Tee};
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -112,28 +116,6 @@ pub struct Timings {
     pub attest: Duration,
     /// Resource.
     pub resource: Duration,
-}
-
-/// An attestation token: no secret, but it holds all evidence and opens doors for minutes, so it is not
-/// printed by accident.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
-
-impl Token {
-    pub(crate) fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The compact JWS.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token({} bytes)", self.0.len())
-    }
 }
 
 impl Client {
@@ -247,11 +229,7 @@ impl Client {
                 Err(error) => return Err(error),
             }
         }
-        match failures.len() {
-            1 => failures.pop().ok_or(KbsError::Servers(failures)),
-            _ => Err(KbsError::Servers(failures)),
-        }
-        .and_then(Err)
+        Err(KbsError::of_servers(failures))
     }
 
     /// Goes on with the server that answered. A session that the server lost is worth one new handshake.
@@ -299,6 +277,16 @@ impl Client {
                 clock_skew,
             },
         ))
+    }
+}
+
+impl Drop for Client {
+    /// The HTTP library ends its threads by waiting for them, and a name lookup under way cannot be called
+    /// off: a resolver that is away would hold up a program that has its secret already.
+    fn drop(&mut self) {
+        let servers = std::mem::take(&mut self.servers);
+        // Without a thread to spare they are dropped here.
+        let _ = std::thread::Builder::new().spawn(move || drop(servers));
     }
 }
 

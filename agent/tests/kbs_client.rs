@@ -74,6 +74,26 @@ fn a_handshake_takes_one_connection() {
 }
 
 #[test]
+fn a_server_that_closes_between_two_steps_is_connected_to_again() {
+    let certificate = Certificate::good();
+    let Reply::Answer(status, headers, body) = challenge() else {
+        panic!("a challenge is an answer")
+    };
+    let closing = Reply::Answer(status, headers + "connection: close\r\n", body);
+    let server = Scenario::tls(
+        &certificate,
+        [
+            (AUTH, closing),
+            (ATTEST, token()),
+            (RESOURCE, Reply::Secret(SECRET)),
+        ],
+    );
+    assert!(fetch(&config(&[&server.url()], &with_ca(&certificate))).is_ok());
+    assert_eq!(server.connections(), 2);
+    assert_eq!(server.finish()[1].header("cookie"), Some(COOKIE));
+}
+
+#[test]
 fn a_lost_session_is_served_by_token() {
     let certificate = Certificate::good();
     let plan = vec![

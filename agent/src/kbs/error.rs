@@ -3,10 +3,10 @@
 //! Everything that can go wrong between this node and a KBS, with the server's address in each sentence.
 
 use super::Token;
-use super::tls::TlsProblem;
+use super::tls_problem::TlsProblem;
 use crate::config::ServerUrl;
 use kbs_protocol::refusal::{Refusal, RefusalKind, Step};
-use kbs_protocol::{Blame, Owner, Persistence};
+use kbs_protocol::{Blame, Persistence};
 use std::fmt;
 use std::time::Duration;
 
@@ -159,6 +159,17 @@ pub enum KbsError {
 }
 
 impl KbsError {
+    /// The errors of one round, of which there is at least one.
+    pub(super) fn of_servers(mut errors: Vec<Self>) -> Self {
+        match errors.pop() {
+            Some(only) if errors.is_empty() => only,
+            last => {
+                errors.extend(last);
+                Self::Servers(errors)
+            }
+        }
+    }
+
     /// The attestation token of the handshake that failed, for `explain`.
     pub fn token(&self) -> Option<&Token> {
         match self.lead() {
@@ -210,7 +221,7 @@ impl KbsError {
 
     /// The error that decides what to do: of several the most hopeful one, because while one server may
     /// yet help it is too early to stop.
-    fn lead(&self) -> &Self {
+    pub(super) fn lead(&self) -> &Self {
         match self {
             Self::GaveUp { last, .. } => last.lead(),
             Self::Servers(errors) => {
@@ -226,98 +237,6 @@ impl KbsError {
                     .unwrap_or(self)
             }
             other => other,
-        }
-    }
-}
-
-impl Blame for KbsError {
-    fn owner(&self) -> Owner {
-        match self.lead() {
-            Self::Setup { .. } => Owner::Machine,
-            Self::Dns { .. } | Self::Connect { .. } | Self::Cut { .. } | Self::Timeout { .. } => {
-                Owner::Network
-            }
-            Self::Tls { problem, .. } => problem.owner(),
-            Self::Redirect { .. } => Owner::Configuration,
-            Self::NoAnswer { .. } | Self::TooLarge { .. } | Self::NoCookie { .. } => Owner::Server,
-            Self::Refused { refusal, .. } => refusal.owner(),
-            Self::Protocol { error, .. } => error.owner(),
-            Self::Evidence(error) => error.owner(),
-            // `lead` never returns these, but for an empty list, which nobody makes.
-            Self::Servers(_) | Self::GaveUp { .. } => Owner::Network,
-        }
-    }
-
-    fn persistence(&self) -> Persistence {
-        match self.lead() {
-            Self::Dns { .. } | Self::Connect { .. } | Self::Cut { .. } | Self::Timeout { .. } => {
-                Persistence::Temporary
-            }
-            Self::NoAnswer { times, .. } if *times < CRASHES => Persistence::Temporary,
-            Self::Setup { .. }
-            | Self::NoAnswer { .. }
-            | Self::TooLarge { .. }
-            | Self::Redirect { .. }
-            | Self::NoCookie { .. } => Persistence::Permanent,
-            Self::Tls { problem, .. } => problem.persistence(),
-            Self::Refused { refusal, .. } => refusal.persistence(),
-            Self::Protocol { error, .. } => error.persistence(),
-            Self::Evidence(error) => error.persistence(),
-            Self::Servers(_) | Self::GaveUp { .. } => Persistence::Temporary,
-        }
-    }
-
-    fn advice(&self) -> String {
-        match self.lead() {
-            Self::Setup { .. } => {
-                "this build of the agent cannot speak TLS here: report it".to_owned()
-            }
-            Self::Dns { .. } => {
-                "look at the resolver (/etc/resolv.conf), or use an address that needs \
-                                 none in kbs.servers"
-                    .to_owned()
-            }
-            Self::Connect { .. } => {
-                "look at the network of this node, at firewalls, and at whether the KBS runs"
-                    .to_owned()
-            }
-            Self::Tls { problem, .. } => problem.advice().to_owned(),
-            Self::NoAnswer { .. } => {
-                "look at the log of the KBS at this moment: a crashed request leaves \
-                                      a panic message there"
-                    .to_owned()
-            }
-            Self::Cut { .. } | Self::Timeout { .. } => {
-                "look at the network of this node (a path MTU that \
-                 loses large packets looks like this) and at the load of the KBS"
-                    .to_owned()
-            }
-            Self::TooLarge { .. } => "make sure that the address is a Trustee KBS".to_owned(),
-            Self::Redirect { .. } => {
-                "put the final address into kbs.servers, or stop the proxy from redirecting"
-                    .to_owned()
-            }
-            Self::Refused {
-                refusal,
-                session_age: Some(age),
-                ..
-            } if *age >= OLD_SESSION
-                && matches!(refusal.kind, RefusalKind::Evidence | RefusalKind::NoSession) =>
-            {
-                format!(
-                    "the session was {} s old and a KBS keeps one for 5 minutes by default: find out what \
-                     made the evidence slow on this machine; otherwise {}",
-                    age.as_secs(),
-                    refusal.advice()
-                )
-            }
-            Self::Refused { refusal, .. } => refusal.advice(),
-            Self::NoCookie { .. } => {
-                "look for a proxy before the KBS that removes cookies".to_owned()
-            }
-            Self::Protocol { error, .. } => error.advice(),
-            Self::Evidence(error) => error.advice(),
-            Self::Servers(_) | Self::GaveUp { .. } => "look at the network of this node".to_owned(),
         }
     }
 }
@@ -342,8 +261,3 @@ impl fmt::Display for Others<'_> {
         Ok(())
     }
 }
-
-/// After so many silent closings in a row we believe that it is this request that crashes the server.
-const CRASHES: u32 = 3;
-/// Near enough to the 5 minutes of a session to be the likely reason of a refusal.
-const OLD_SESSION: Duration = Duration::from_secs(240);

@@ -4,15 +4,13 @@
 //! environment: no proxy, no redirection, no compression, no cookie jar.
 
 use super::error::KbsError;
+use super::headers::{retry_after, seconds_between, session_cookie, text};
 use super::tls;
 use crate::config::{Anchors, ServerUrl, Timeouts};
-use kbs_protocol::message::{ATTESTATION_LIMIT, COOKIE_NAME};
+use kbs_protocol::message::ATTESTATION_LIMIT;
 use kbs_protocol::refusal::Step;
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{
-    AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER,
-    SET_COOKIE,
-};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use std::error::Error;
 use std::io::{self, Read as _};
@@ -235,55 +233,6 @@ impl Http {
     }
 }
 
-/// The session cookie, as `name=value`. A value that could not stand in a header is none.
-fn session_cookie(headers: &HeaderMap) -> Option<String> {
-    headers
-        .get_all(SET_COOKIE)
-        .iter()
-        .filter_map(|value| {
-            value
-                .to_str()
-                .ok()?
-                .split(';')
-                .next()?
-                .trim()
-                .split_once('=')
-        })
-        .find(|(name, value)| {
-            *name == COOKIE_NAME
-                && (1..=COOKIE_LIMIT).contains(&value.len())
-                && value
-                    .bytes()
-                    .all(|b| b.is_ascii_graphic() && !matches!(b, b',' | b'"' | b'\\'))
-        })
-        .map(|(name, value)| format!("{name}={value}"))
-}
-
-/// RFC 9110 section 10.2.3: seconds, or a date; bounded, because a server's mistake must not stop a node.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    let asked = match value.parse() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => httpdate::parse_http_date(value)
-            .ok()?
-            .duration_since(now)
-            .ok()?,
-    };
-    Some(asked.min(LONGEST_RETRY_AFTER))
-}
-
-/// `later - earlier` in whole seconds, negative when the names are wrong.
-fn seconds_between(earlier: SystemTime, later: SystemTime) -> i64 {
-    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    match later.duration_since(earlier) {
-        Ok(ahead) => seconds(ahead),
-        Err(behind) => seconds(behind.duration()).saturating_neg(),
-    }
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(ToOwned::to_owned)
-}
-
 /// The errors below an error. An [`io::Error`] hides the one it carries from `source`.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| below(*error))
@@ -321,8 +270,6 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 
 /// What an answer may weigh: as much as the server's own limit for requests, and what a JWE adds.
 const BODY_LIMIT: usize = ATTESTATION_LIMIT;
-const COOKIE_LIMIT: usize = 256;
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(10 * 60);
 /// A request that starts at its deadline still gets a moment, so that its error is the true one.
 const SHORTEST: Duration = Duration::from_millis(10);
 const USER_AGENT: &str = concat!("trustee-agent/", env!("CARGO_PKG_VERSION"));
