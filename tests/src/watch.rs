@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,9 +36,19 @@ impl Watch {
     /// # Errors
     /// No place for the traces.
     pub fn new(mark: &Path) -> Result<Self> {
-        let strace = paths::tool("strace");
+        // Installed is not enough: some containers forbid to trace.
+        let strace = paths::tool("strace").filter(|strace| {
+            let tried = Run::new(strace)
+                .args(["-f", "-etrace=execve", "true"])
+                .capture();
+            tried.is_ok_and(|tried| tried.code == Some(0))
+        });
         if strace.is_none() {
-            eprintln!("without strace only those processes are seen that live a few milliseconds");
+            // Not `eprintln!`, which the test runner keeps to itself.
+            let _ = writeln!(
+                std::io::stderr(),
+                "REDUCED: no strace; only processes that live some milliseconds are watched"
+            );
         }
         Ok(Self {
             material: Vec::new(),
@@ -94,6 +105,11 @@ impl Watch {
     /// Also searches this later: what passed over the network, say.
     pub fn keep(&mut self, place: impl Into<String>, bytes: &[u8]) {
         self.material.push((place.into(), bytes.to_vec()));
+    }
+
+    /// Whether processes are traced, however short they live.
+    pub fn traces(&self) -> bool {
+        self.strace.is_some()
     }
 
     /// How many processes were seen through `/proc`.

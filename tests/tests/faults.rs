@@ -20,18 +20,23 @@ use sheepfold_tests::lab;
 use sheepfold_tests::proxy::Proxy;
 use sheepfold_tests::world::World;
 
-/// An enrolled node in a world that works. Errors that may pass are tried again for two seconds.
+/// An enrolled node in a world that works.
 fn world() -> World {
-    let (mut world, _, _) = World::enrolled().unwrap();
-    world.settings.overall = "2s";
-    world.configure().unwrap();
-    world
+    World::enrolled().unwrap().0
 }
 
 /// The same, with a fault in the server.
 fn world_with(fault: &str) -> World {
     let mut world = world();
     world.restart_lab(&["--fault", fault]).unwrap();
+    world
+}
+
+/// What may pass by itself is tried again, here for two seconds only. Everything else ends at once and keeps
+/// the long deadline, for the sake of slow machines.
+fn impatient(mut world: World) -> World {
+    world.settings.overall = "2s";
+    world.configure().unwrap();
     world
 }
 
@@ -102,14 +107,14 @@ fn without_a_fault_the_secret_comes() {
 
 #[test]
 fn kbs_down() {
-    let mut world = world();
+    let mut world = impatient(world());
     world.lab.stop().unwrap();
     refused(&world, Owner::Network, "no connection: ");
 }
 
 #[test]
 fn name_does_not_resolve() {
-    let mut world = world();
+    let mut world = impatient(world());
     world.settings.servers = vec!["https://kbs.invalid:8080".to_owned()];
     world.configure().unwrap();
     refused(
@@ -121,7 +126,7 @@ fn name_does_not_resolve() {
 
 #[test]
 fn kbs_too_slow() {
-    let mut world = world_with("delay=attest:20s");
+    let mut world = impatient(world_with("delay=attest:20s"));
     world.settings.request = "1s";
     world.configure().unwrap();
     refused(
@@ -133,7 +138,7 @@ fn kbs_too_slow() {
 
 #[test]
 fn network_swallows_everything() {
-    let mut world = world();
+    let mut world = impatient(world());
     let proxy = Proxy::start(world.lab.address().unwrap()).unwrap();
     proxy.stall();
     world.settings.servers = vec![format!("https://{}", proxy.address())];
@@ -145,7 +150,7 @@ fn network_swallows_everything() {
 
 #[test]
 fn connection_reset_in_the_middle_of_an_answer() {
-    let mut world = world();
+    let mut world = impatient(world());
     let proxy = Proxy::start(world.lab.address().unwrap()).unwrap();
     world.settings.servers = vec![format!("https://{}", proxy.address())];
     world.configure().unwrap();
@@ -167,7 +172,7 @@ fn connection_reset_in_the_middle_of_an_answer() {
 
 #[test]
 fn kbs_closes_in_the_middle_of_an_answer() {
-    let world = world_with("drop-mid-body=attest");
+    let world = impatient(world_with("drop-mid-body=attest"));
     refused(
         &world,
         Owner::Network,
@@ -177,9 +182,7 @@ fn kbs_closes_in_the_middle_of_an_answer() {
 
 #[test]
 fn kbs_crashes_on_the_request() {
-    let mut world = world_with("drop-before=attest");
-    world.settings.overall = "20s";
-    world.configure().unwrap();
+    let world = world_with("drop-before=attest");
     // Three times in a row, and the agent stops crashing it.
     refused(
         &world,
@@ -269,13 +272,11 @@ fn another_boot() {
 
 #[test]
 fn an_unknown_node() {
-    let (mut world, node, _) = World::enrolled().unwrap();
+    let (world, node, _) = World::enrolled().unwrap();
     let shard = World::shard(&node).unwrap();
     world
         .set_reference_value(&shard, &serde_json::json!({}))
         .unwrap();
-    world.settings.overall = "2s";
-    world.configure().unwrap();
     refused(
         &world,
         Owner::Policy,
@@ -326,7 +327,7 @@ fn session_expired_before_the_evidence() {
 
 #[test]
 fn no_session_and_no_token_at_the_resource() {
-    let world = world_with("error=resource:token-not-found");
+    let world = impatient(world_with("error=resource:token-not-found"));
     refused_for_now(&world, Owner::Server, "it knows no attested session");
 }
 
@@ -338,9 +339,7 @@ fn a_session_that_expired_before_the_resource_is_replaced_by_the_token() {
 
 #[test]
 fn a_session_that_is_lost_is_made_anew() {
-    let mut world = world_with("error=resource:token-not-found*2");
-    world.settings.overall = "20s";
-    world.configure().unwrap();
+    let world = world_with("error=resource:token-not-found*2");
     world.agent(["fetch"]).success().unwrap();
 }
 
@@ -386,15 +385,13 @@ fn status_413() {
 
 #[test]
 fn status_500() {
-    let world = world_with("status=resource:500");
+    let world = impatient(world_with("status=resource:500"));
     refused_for_now(&world, Owner::Server, "it failed (status 500");
 }
 
 #[test]
 fn a_status_500_that_passes_is_survived() {
-    let mut world = world_with("status=resource:500*1");
-    world.settings.overall = "20s";
-    world.configure().unwrap();
+    let world = world_with("status=resource:500*1");
     world.agent(["fetch"]).success().unwrap();
 }
 
@@ -469,7 +466,6 @@ fn a_silent_server_in_front_of_a_live_one() {
         .settings
         .servers
         .insert(0, format!("https://{}", silent.address()));
-    world.settings.overall = "20s";
     world.configure().unwrap();
     world.agent(["fetch"]).success().unwrap();
     assert_eq!(silent.connections(), 1, "the first server was asked first");
@@ -477,7 +473,7 @@ fn a_silent_server_in_front_of_a_live_one() {
 
 #[test]
 fn two_dead_servers_are_both_named() {
-    let mut world = world();
+    let mut world = impatient(world());
     world.lab.stop().unwrap();
     world
         .settings
@@ -489,7 +485,7 @@ fn two_dead_servers_are_both_named() {
 
 #[test]
 fn the_pin_says_the_same_sentence() {
-    let (mut world, _, _) = World::enrolled().unwrap();
+    let (world, _, _) = World::enrolled().unwrap();
     let token = world
         .encrypt(["{}"])
         .stdin("12345678")
@@ -497,8 +493,6 @@ fn the_pin_says_the_same_sentence() {
         .unwrap()
         .stdout;
     world.tamper(4).unwrap();
-    world.settings.overall = "2s";
-    world.configure().unwrap();
     let refused = world.decrypt([]).stdin(token).capture().unwrap();
     assert_eq!(refused.code, Some(1), "Clevis knows 0, 1 and 2");
     assert!(

@@ -24,7 +24,6 @@ fn the_secret_is_seen_by_its_caller_only() {
     let (mut world, _, stored) = World::enrolled().unwrap();
     let wire = Proxy::start(world.lab.address().unwrap()).unwrap();
     world.settings.servers = vec![format!("https://{}", wire.address())];
-    world.settings.overall = "10s";
     world.configure().unwrap();
     let mut watch = Watch::new(world.dir()).unwrap();
 
@@ -191,7 +190,7 @@ fn a_planted_leak_is_found() {
     found("cat > \"$FILE\"", "left-behind");
     found(&format!("printf %s {hex} > \"$FILE\""), "left-behind");
     // One process lower, gone at once: only a trace sees it.
-    if sheepfold_tests::paths::tool("strace").is_some() {
+    if Watch::new(dir.path()).unwrap().traces() {
         found(
             "text=$(base64 -w0); /bin/true \"$text\"",
             "an argument or variable below",
