@@ -37,6 +37,12 @@ pub(super) fn open(tcti: &str) -> Result<Context, TpmError> {
              prefer {DEFAULT_TCTI}"
         );
     }
+    // Asked first: the library would print three lines of its own before we could say it in one.
+    if let Some(path) = device_path(tcti)
+        && let Err(source) = OpenOptions::new().read(true).write(true).open(path)
+    {
+        return Err(device_error(path, source));
+    }
     Context::new(parsed.clone()).map_err(|_| why_unreachable(tcti, parsed))
 }
 
@@ -64,9 +70,19 @@ fn device_path(tcti: &str) -> Option<&str> {
     tcti.strip_prefix("device:")
 }
 
+/// Only the part behind the name is left to the binding: each of its regular expressions costs a
+/// millisecond to compile.
 #[cfg(feature = "software-tpm")]
 fn parse_other(tcti: &str) -> Result<TctiNameConf, TpmError> {
-    TctiNameConf::from_str(tcti).map_err(|_| TpmError::BadTcti {
+    use tss_esapi::tcti_ldr::NetworkTPMConfig;
+    let (name, address) = tcti.split_once(':').unwrap_or((tcti, ""));
+    let address = || NetworkTPMConfig::from_str(address).ok();
+    match name {
+        "swtpm" => address().map(TctiNameConf::Swtpm),
+        "mssim" => address().map(TctiNameConf::Mssim),
+        _ => None,
+    }
+    .ok_or_else(|| TpmError::BadTcti {
         text: tcti.to_owned(),
         why: "expected device:/path, or swtpm: or mssim: with host= and port=".to_owned(),
     })
@@ -92,11 +108,6 @@ fn bypasses_resource_manager(path: &str) -> bool {
 
 /// tpm2-tss reports every failure to connect with one code, so this looks for itself.
 fn why_unreachable(tcti: &str, parsed: TctiNameConf) -> TpmError {
-    if let Some(path) = device_path(tcti)
-        && let Err(source) = OpenOptions::new().read(true).write(true).open(path)
-    {
-        return device_error(path, source);
-    }
     if TctiInfo::get_info(parsed).is_err() {
         return TpmError::NoLibrary {
             tcti: tcti.to_owned(),
