@@ -7,6 +7,7 @@
 // Sizes, durations and counters of a test run; no foreign bytes are parsed with these.
 #![allow(clippy::arithmetic_side_effects)]
 
+pub mod administrator;
 pub mod clevis;
 pub mod lab;
 pub mod luks;

@@ -3,7 +3,6 @@
 //! short-lived program in the harness does it here, so that every output is captured.
 
 use std::ffi::{OsStr, OsString};
-use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -149,7 +148,7 @@ impl Run {
         let stdout = child.stdout.take().map(drain);
         let stderr = child.stderr.take().map(drain);
         let Some(status) = wait(&mut child, started + self.deadline)? else {
-            kill_group(&child);
+            let _ = pid(&child).map(|pid| kill_process_group(pid, Signal::KILL));
             drop(child.wait());
             bail!(
                 "{} did not end within {:?}; standard error so far: {}",
@@ -222,13 +221,17 @@ impl std::fmt::Display for Captured {
     /// For failure reports: the command, how it ended, and what it wrote to standard error. Standard
     /// output is left out: of the commands here it may be a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ended with ", display(&self.argv))?;
-        match (self.code, self.signal) {
-            (Some(code), _) => write!(f, "exit code {code}")?,
-            (None, Some(signal)) => write!(f, "signal {signal}")?,
-            (None, None) => write!(f, "neither code nor signal")?,
-        }
-        write!(f, "; standard error: {}", self.err().trim_end())
+        let end = match (self.code, self.signal) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+        };
+        let said = self.err();
+        write!(
+            f,
+            "{} ended with {end}; standard error: {}",
+            display(&self.argv),
+            said.trim_end()
+        )
     }
 }
 
@@ -242,16 +245,12 @@ pub fn signal(child: &Child, signal: Signal) -> Result<()> {
 
 /// The command line for people.
 pub fn display(argv: &[OsString]) -> String {
-    let mut text = String::new();
-    for arg in argv {
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        // The programs' directories are noise, their names are not.
-        let shown = Path::new(arg).file_name().unwrap_or(arg).to_string_lossy();
-        let _ = write!(text, "{shown}");
-    }
-    text
+    // The programs' directories are noise, their names are not.
+    let shown = |arg| Path::new(arg).file_name().unwrap_or(arg).to_string_lossy();
+    argv.iter()
+        .map(|arg| shown(arg))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Waits until the child ends or `until` has passed.
@@ -285,12 +284,6 @@ fn drain(mut pipe: impl Read + Send + 'static) -> mpsc::Receiver<Vec<u8>> {
 fn take(pipe: Option<mpsc::Receiver<Vec<u8>>>) -> Vec<u8> {
     pipe.and_then(|pipe| pipe.recv_timeout(LINGER).ok())
         .unwrap_or_default()
-}
-
-fn kill_group(child: &Child) {
-    if let Ok(pid) = pid(child) {
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
 }
 
 fn pid(child: &Child) -> Result<Pid> {

@@ -20,11 +20,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use sheepfold_tests::administrator::Stored;
 use sheepfold_tests::luks::Volume;
 use sheepfold_tests::paths;
 use sheepfold_tests::process::{self, Run};
 use sheepfold_tests::proxy::Proxy;
-use sheepfold_tests::world::{Stored, World};
+use sheepfold_tests::world::World;
 
 /// What Clevis really gives a pin: a LUKS passphrase, a share of 64 raw bytes, and the awkward rest.
 fn plaintexts() -> Vec<Vec<u8>> {

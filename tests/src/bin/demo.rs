@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use lexopt::Arg::{Long, Short};
+use sheepfold_tests::administrator::Stored;
 use sheepfold_tests::luks::Volume;
 use sheepfold_tests::process::Captured;
 use sheepfold_tests::scan::Scanner;
-use sheepfold_tests::world::{Stored, World};
+use sheepfold_tests::world::World;
 
 fn main() -> ExitCode {
     let outcome = arguments().and_then(|arguments| match arguments {

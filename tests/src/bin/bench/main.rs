@@ -15,12 +15,14 @@ mod measure;
 mod report;
 mod run;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use lexopt::Arg::{Long, Short};
 use lexopt::ValueExt as _;
+use sheepfold_tests::paths;
 
 fn main() -> ExitCode {
     // First, so that this program's own memory stays out of the child's figures.
@@ -64,12 +66,27 @@ fn bench(arguments: &Arguments) -> Result<bool> {
     let (text, broken) = report.render();
     println!("{text}");
     if arguments.write {
-        report::write(&text)?;
+        write(&text)?;
     }
     for budget in &broken {
         eprintln!("bench: over budget: {budget}");
     }
     Ok(broken.is_empty())
+}
+
+/// Puts the table between the markers of `docs/performance.md`.
+fn write(table: &str) -> Result<()> {
+    let file = paths::workspace().join("docs/performance.md");
+    let text = fs::read_to_string(&file).context("cannot read docs/performance.md")?;
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .context("docs/performance.md has no begin marker")?;
+    let (_, after) = rest
+        .split_once(END)
+        .context("docs/performance.md has no end marker")?;
+    fs::write(&file, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
+    println!("wrote docs/performance.md");
+    Ok(())
 }
 
 struct Arguments {
@@ -110,6 +127,8 @@ fn arguments() -> Result<Option<Arguments>> {
     }))
 }
 
+const BEGIN: &str = "<!-- bench: begin, written by `make bench` -->";
+const END: &str = "<!-- bench: end -->";
 const USAGE: &str = "\
 Usage: bench --dist FILE --agent FILE [--peer DIR] [--runs N] [--no-write]
 

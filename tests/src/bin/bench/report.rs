@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The table: one row per figure, with its budget beside it, and the file it is written to.
+//! The table: one row per figure, with its budget beside it.
 
 use std::fmt::Write as _;
 use std::fs;
-
-use anyhow::{Context as _, Result};
-use sheepfold_tests::paths;
 
 use crate::footprint::Footprint;
 use crate::measure::{Sample, median};
@@ -228,21 +225,6 @@ impl Report<'_> {
     }
 }
 
-/// Puts the table between the markers of `docs/performance.md`.
-pub(crate) fn write(table: &str) -> Result<()> {
-    let file = paths::workspace().join("docs/performance.md");
-    let text = fs::read_to_string(&file).context("cannot read docs/performance.md")?;
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .context("docs/performance.md has no begin marker")?;
-    let (_, after) = rest
-        .split_once(END)
-        .context("docs/performance.md has no end marker")?;
-    fs::write(&file, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    println!("wrote docs/performance.md");
-    Ok(())
-}
-
 struct Medians {
     wall_micros: u64,
     cpu_micros: u64,
@@ -297,8 +279,6 @@ fn mebibytes(kib: u64) -> String {
     format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)
 }
 
-const BEGIN: &str = "<!-- bench: begin, written by `make bench` -->";
-const END: &str = "<!-- bench: end -->";
 const AGENT_BYTES: u64 = 3 * 1024 * 1024;
 const COMPRESSED_BYTES: u64 = 13 * 1024 * 1024 / 10;
 const TPM_COMMANDS: u128 = 6;
