@@ -36,10 +36,11 @@ bench: build dist
 	cargo build --locked --release -p trustee-agent
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent $(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 
+# Twice: with the software TPM and without. Both times the whole workspace, so that dependencies are built once.
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p trustee-agent --no-default-features -- -D warnings
+	cargo clippy --locked --workspace --no-default-features -- -D warnings
 	@scripts/check-dependencies
 
 dist: setup
