@@ -3,6 +3,7 @@
 
 PREFIX  ?= /usr
 BINDIR  ?= $(PREFIX)/bin
+MANDIR  ?= $(PREFIX)/share/man
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
 DIST    := $(TARGET)/dist/trustee-agent
@@ -15,7 +16,7 @@ help:
 	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
-	@echo 'make install  that agent and its Clevis links -> $$(DESTDIR)$(BINDIR)'
+	@echo 'make install  that agent, its Clevis links, its manual -> $$(DESTDIR)$(BINDIR)'
 	@echo 'make setup    only install what the others need'
 
 setup:
@@ -52,3 +53,6 @@ install: dist
 	install -D -m 0755 $(DIST) $(DESTDIR)$(BINDIR)/trustee-agent
 	ln -sf trustee-agent $(DESTDIR)$(BINDIR)/clevis-encrypt-trustee
 	ln -sf trustee-agent $(DESTDIR)$(BINDIR)/clevis-decrypt-trustee
+	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 agent/man/clevis-encrypt-trustee.1
+	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man5 agent/man/agent.toml.5
+	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man8 agent/man/trustee-agent.8

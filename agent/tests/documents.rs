@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the documents say of commands and keys is what the program knows.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::process::Command;
+use trustee_agent::config::Config;
+
+#[test]
+fn every_command_of_the_help_is_in_the_manual() {
+    let help = Command::new(env!("CARGO_BIN_EXE_trustee-agent"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let commands: Vec<&str> = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(commands.len() >= 6, "{commands:?}");
+    for command in commands {
+        assert!(
+            MANUAL.contains(&format!(".It Cm {command}")),
+            "trustee-agent.8 lacks {command}"
+        );
+    }
+}
+
+#[test]
+fn every_documented_key_exists_and_is_in_both_documents() {
+    let mut section = String::new();
+    let mut keys = 0;
+    for line in GUIDE.lines() {
+        if let Some(name) = line.strip_prefix("## `[") {
+            section = name.trim_end_matches("]`").to_owned();
+        }
+        let names = line
+            .strip_prefix("| `")
+            .and_then(|rest| rest.split(" | ").next());
+        for key in names.into_iter().flat_map(|names| names.split("`, `")) {
+            let key = key.trim_end_matches('`');
+            keys += 1;
+            assert!(FORMAT.contains(key), "agent.toml.5 lacks {section}.{key}");
+            // A key with a value of a type that no key has: known keys complain about the type.
+            let text = format!("[kbs]\nservers = []\n[{section}]\n{key} = 1979-05-27\n");
+            let text = text.replacen("[kbs]\nservers = []\n[kbs]", "[kbs]", 1);
+            let error = Config::parse(&text).unwrap_err().to_string();
+            assert!(!error.contains("unknown field"), "{section}.{key}: {error}");
+        }
+    }
+    assert!(keys >= 17, "only {keys} keys documented");
+}
+
+const MANUAL: &str = include_str!("../man/trustee-agent.8");
+const FORMAT: &str = include_str!("../man/agent.toml.5");
+const GUIDE: &str = include_str!("../../docs/agent.toml.md");
