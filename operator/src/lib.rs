@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The server side of Sheepfold: what a Trustee KBS has to know so that each node gets its own secret and
+//! nobody else's, and the means to tell it.
+//!
+//! 1. [`model`]: what is wanted, as values: a cluster with its approved boots, its machines, their secrets.
+//! 2. [`policy`]: the two constant Rego texts that a KBS evaluates, and an engine to run them here.
+//! 3. [`plan`]: pure; from what is wanted and what was written so far to the next writes, in an order in
+//!    which no moment is weaker than both ends.
+//! 4. [`kbs_admin`]: sends writes to the KBS, after it has made sure that the KBS is fit to be managed.
+//!
+//! The first three know no clock, file or socket. Secrets never pass through them: a plan says *which*
+//! secret goes where, and the one who carries it out looks it up.
+
+pub mod kbs_admin;
+pub mod model;
+pub mod plan;
+pub mod policy;
+pub mod testing;

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What is wanted, as values: read from files or from a cluster by others, turned into writes by
+//! [`plan`](crate::plan). Everything here has been parsed; an id that is no id does not get this far.
+
+mod boots;
+mod identity;
+mod options;
+
+pub use boots::{BootTuple, Boots, Measurement, Pcr, TcbFloor, TdxLaunch};
+pub(crate) use identity::{AK_SHARD, INIT_SHARD, hex};
+pub use identity::{AkPublic, InitDataDigest, NodeName};
+pub use options::{Evidence, Identity, Options};
+
+use kbs_protocol::resource::ResourcePath;
+use kbs_protocol::{Blame, Owner, Persistence};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// All that one KBS has to serve. A KBS has one resource policy and one set of approved boots, so it serves
+/// one cluster; machines of two clusters behind one KBS could boot each other's images.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Desired {
+    /// What the cluster asks of its machines.
+    pub options: Options,
+    /// What they may have booted.
+    pub boots: Boots,
+    /// The machines, by name.
+    pub machines: BTreeMap<NodeName, Machine>,
+}
+
+/// A machine of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// Its attestation key, proved at enrolment.
+    pub ak: Option<AkPublic>,
+    /// The digest of the init-data that was issued to it.
+    pub init_data: Option<InitDataDigest>,
+    /// What an administrator said about it.
+    pub state: State,
+    /// Its secrets: last segment of the resource path, and which secret lies there.
+    pub secrets: BTreeMap<Tag, SecretId>,
+}
+
+/// What an administrator said about a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It gets its secrets when it attests.
+    Approved,
+    /// It gets nothing for now. What the KBS already keeps for it stays there, out of reach.
+    Held,
+    /// It gets nothing any more, and the KBS forgets its secrets.
+    Revoked,
+}
+
+impl Machine {
+    /// Puts a new secret in place and keeps the old one beside it, as `<tag>.previous`, for the node to
+    /// open its volume once more and bind it anew.
+    ///
+    /// # Errors
+    /// [`Error::RotationUnderWay`] while an earlier previous secret is still there: the volume may be bound
+    /// to either, and only [`Machine::rebound`] tells.
+    pub fn rotate(&mut self, tag: &Tag, fresh: SecretId) -> Result<(), Error> {
+        let previous = tag.previous()?;
+        if self.secrets.contains_key(&previous) {
+            return Err(Error::RotationUnderWay { tag: tag.clone() });
+        }
+        if let Some(old) = self.secrets.insert(tag.clone(), fresh) {
+            self.secrets.insert(previous, old);
+        }
+        Ok(())
+    }
+
+    /// The node has bound its volume to the new secret: the old one goes.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when the tag is too long to have a previous one.
+    pub fn rebound(&mut self, tag: &Tag) -> Result<(), Error> {
+        self.secrets.remove(&tag.previous()?);
+        Ok(())
+    }
+}
+
+/// The last segment of a resource path: the volume, such as `root`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Tag(String);
+
+impl Tag {
+    /// Where the secret before this one lies while a rotation is under way.
+    fn previous(&self) -> Result<Self, Error> {
+        format!("{}{PREVIOUS}", self.0).try_into()
+    }
+
+    /// The path of this volume's secret in the KBS: `default/<node>/<volume>`.
+    ///
+    /// # Errors
+    /// None for names and tags that were parsed; the type says so because a path checks its own form.
+    pub fn path(&self, node: &NodeName) -> Result<ResourcePath, kbs_protocol::Error> {
+        format!("{REPOSITORY}/{node}/{}", self.0).parse()
+    }
+}
+
+impl TryFrom<String> for Tag {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        match segment(&text) {
+            true => Ok(Self(text)),
+            false => Err(Error::malformed("the name of a volume", &text, SEGMENT)),
+        }
+    }
+}
+
+impl std::str::FromStr for Tag {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        text.to_owned().try_into()
+    }
+}
+
+impl From<Tag> for String {
+    fn from(tag: Tag) -> Self {
+        tag.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Names a secret in the operator's own store, without being one. Another content has another id.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretId(pub String);
+
+/// What can be wrong with something that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It has another form.
+    #[error("{what} must be {expected}, got {got:?}")]
+    Malformed {
+        /// What was read.
+        what: &'static str,
+        /// Its beginning.
+        got: String,
+        /// The form it must have.
+        expected: &'static str,
+    },
+    /// A tuple does not name what it must.
+    #[error("{what} must name {missing}, it does not")]
+    Incomplete {
+        /// Which kind of tuple.
+        what: &'static str,
+        /// The register.
+        missing: String,
+    },
+    /// The volume has two secrets already.
+    #[error("a rotation of {tag} is under way, the node has not bound its volume anew yet")]
+    RotationUnderWay {
+        /// The volume.
+        tag: Tag,
+    },
+}
+
+impl Error {
+    pub(crate) fn malformed(what: &'static str, got: &str, expected: &'static str) -> Self {
+        Self::Malformed {
+            what,
+            got: got.chars().take(SHOWN).collect(),
+            expected,
+        }
+    }
+}
+
+impl Blame for Error {
+    fn owner(&self) -> Owner {
+        match self {
+            Self::Malformed { .. } | Self::Incomplete { .. } => Owner::Configuration,
+            Self::RotationUnderWay { .. } => Owner::Machine,
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        match self {
+            Self::Malformed { .. } | Self::Incomplete { .. } => Persistence::Permanent,
+            Self::RotationUnderWay { .. } => Persistence::Temporary,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Malformed { .. } => "correct the value where it was written down".to_owned(),
+            Self::Incomplete { .. } => {
+                "take the value from the same boot as the others: values of different boots prove nothing"
+                    .to_owned()
+            }
+            Self::RotationUnderWay { .. } => {
+                "start the node so that it binds its volume to the new secret, then rotate again".to_owned()
+            }
+        }
+    }
+}
+
+/// Whether a text can be one segment of a resource path.
+pub(crate) fn segment(text: &str) -> bool {
+    !text.contains('/') && format!("a/{text}/b").parse::<ResourcePath>().is_ok()
+}
+
+/// The first segment of every path we write; `resource.rego` says the same.
+pub(crate) const REPOSITORY: &str = "default";
+pub(crate) const SEGMENT: &str = "1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot";
+const PREVIOUS: &str = ".previous";
+const SHOWN: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Machine, SecretId, State, Tag};
+    use std::collections::BTreeMap;
+
+    fn id(text: &str) -> SecretId {
+        SecretId(text.to_owned())
+    }
+
+    #[test]
+    fn rotation_keeps_the_old_secret_until_the_node_has_rebound() {
+        let root: Tag = "root".parse().unwrap();
+        let mut machine = Machine {
+            ak: None,
+            init_data: None,
+            state: State::Approved,
+            secrets: BTreeMap::from([(root.clone(), id("1"))]),
+        };
+        machine.rotate(&root, id("2")).unwrap();
+        let both = [
+            ("root".parse().unwrap(), id("2")),
+            ("root.previous".parse().unwrap(), id("1")),
+        ];
+        assert_eq!(machine.secrets, BTreeMap::from(both));
+        let refused = machine.rotate(&root, id("3"));
+        assert!(matches!(refused, Err(Error::RotationUnderWay { .. })));
+        machine.rebound(&root).unwrap();
+        assert_eq!(machine.secrets, BTreeMap::from([(root.clone(), id("2"))]));
+        machine.rotate(&root, id("3")).unwrap();
+    }
+
+    #[test]
+    fn tags_are_one_segment() {
+        for bad in ["", ".", "a/b", "a b", "é", &"x".repeat(129)] {
+            assert!(bad.parse::<Tag>().is_err(), "{bad:?}");
+        }
+        let longest: Tag = "x".repeat(128).parse().unwrap();
+        assert!(
+            longest.previous().is_err(),
+            "there is no room for a previous one"
+        );
+    }
+
+    #[test]
+    fn the_policy_and_the_paths_agree_on_the_repository() {
+        let line = format!("repository := \"{}\"", super::REPOSITORY);
+        assert!(crate::policy::RESOURCE.contains(&line));
+    }
+}

@@ -1,0 +1,315 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What machines may have booted: tuples of PCR values, launch measurements, firmware levels. Becomes the
+//! reference values that the attestation policy compares claims with.
+
+use super::Error;
+use super::identity::hex;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// Everything approved, by the reference value that it becomes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Boots {
+    /// What a TPM shows after an approved boot.
+    pub tuples: BTreeSet<BootTuple>,
+    /// SEV-SNP launch measurements.
+    pub snp_measurements: BTreeSet<Measurement>,
+    /// Oldest acceptable SEV-SNP firmware, one entry for each generation of processors.
+    pub snp_tcb_floors: BTreeSet<TcbFloor>,
+    /// TDX launches.
+    pub tdx_launches: BTreeSet<TdxLaunch>,
+    /// Acceptable states of the TDX platform, such as `UpToDate`.
+    pub tdx_tcb_status: BTreeSet<String>,
+    /// Launch measurements of Azure's SEV-SNP firmware.
+    pub az_snp_measurements: BTreeSet<Measurement>,
+    /// MRTD of Azure's TDX firmware.
+    pub az_tdx_mr_tds: BTreeSet<Measurement>,
+}
+
+/// A platform configuration register, 0 to 23.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Pcr(u8);
+
+/// The PCRs (SHA-256) of one boot, which count together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "BTreeMap<Pcr, String>", into = "BTreeMap<Pcr, String>")]
+pub struct BootTuple(BTreeMap<Pcr, String>);
+
+/// The registers (SHA-384) of one TDX launch, which count together or not at all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(
+    try_from = "BTreeMap<String, String>",
+    into = "BTreeMap<String, String>"
+)]
+pub struct TdxLaunch(BTreeMap<String, String>);
+
+/// A 384-bit launch measurement, in hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Measurement(String);
+
+/// The oldest acceptable SEV-SNP firmware; all four must be met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TcbFloor {
+    /// Security version of the boot loader.
+    pub bootloader: u8,
+    /// Security version of the microcode.
+    pub microcode: u8,
+    /// Security version of the SNP firmware.
+    pub snp: u8,
+    /// Security version of the PSP operating system.
+    pub tee: u8,
+}
+
+impl Boots {
+    /// The reference values: name and entries of the list.
+    pub(crate) fn lists(&self) -> Vec<(&'static str, Vec<Value>)> {
+        fn list<T: Serialize>(entries: &BTreeSet<T>) -> Vec<Value> {
+            entries.iter().map(|entry| json!(entry)).collect()
+        }
+        // The verifier spells this claim in base64 where its sibling is hexadecimal.
+        let az_snp = self
+            .az_snp_measurements
+            .iter()
+            .map(|m| json!(m.to_base64()))
+            .collect();
+        vec![
+            ("boot_tuples", list(&self.tuples)),
+            ("snp_measurements", list(&self.snp_measurements)),
+            ("snp_tcb_floors", list(&self.snp_tcb_floors)),
+            ("tdx_launches", list(&self.tdx_launches)),
+            ("tdx_tcb_status", list(&self.tdx_tcb_status)),
+            ("az_snp_measurements", az_snp),
+            ("az_tdx_mr_tds", list(&self.az_tdx_mr_tds)),
+        ]
+    }
+}
+
+impl Pcr {
+    /// The register with this number.
+    pub fn new(number: u8) -> Option<Self> {
+        (number < 24).then_some(Self(number))
+    }
+
+    /// The registers that a tuple names unless a cluster decides otherwise: boot code (4), Secure Boot
+    /// policy (7), machine owner keys (14).
+    pub fn usual() -> BTreeSet<Self> {
+        BTreeSet::from([Self(4), Self(7), Self(14)])
+    }
+}
+
+impl BootTuple {
+    /// Whether it names a register.
+    pub fn names(&self, pcr: Pcr) -> bool {
+        self.0.contains_key(&pcr)
+    }
+}
+
+impl Measurement {
+    fn to_base64(&self) -> String {
+        let (pairs, _) = self.0.as_bytes().as_chunks::<2>();
+        let digit = |c: u8| {
+            char::from(c)
+                .to_digit(16)
+                .and_then(|d| u8::try_from(d).ok())
+                .unwrap_or(0)
+        };
+        let bytes: Vec<u8> = pairs
+            .iter()
+            .map(|[h, l]| (digit(*h) << 4) | digit(*l))
+            .collect();
+        STANDARD.encode(bytes)
+    }
+}
+
+impl TryFrom<BTreeMap<Pcr, String>> for BootTuple {
+    type Error = Error;
+
+    fn try_from(members: BTreeMap<Pcr, String>) -> Result<Self, Error> {
+        for value in members.values() {
+            digest::<32>("a PCR value", value)?;
+        }
+        match members.contains_key(&PCR_BOOT_CODE) {
+            true => Ok(Self(members)),
+            false => Err(Error::Incomplete {
+                what: "a boot tuple",
+                missing: PCR_BOOT_CODE.to_string(),
+            }),
+        }
+    }
+}
+
+impl From<BootTuple> for BTreeMap<Pcr, String> {
+    fn from(tuple: BootTuple) -> Self {
+        tuple.0
+    }
+}
+
+impl TryFrom<BTreeMap<String, String>> for TdxLaunch {
+    type Error = Error;
+
+    fn try_from(members: BTreeMap<String, String>) -> Result<Self, Error> {
+        for (name, value) in &members {
+            if !TDX_MEMBERS.contains(&name.as_str()) {
+                return Err(Error::malformed(
+                    "a register of a TDX launch",
+                    name,
+                    "mr_td or rtmr_0 to _3",
+                ));
+            }
+            digest::<48>("a TDX register", value)?;
+        }
+        match TDX_REQUIRED
+            .into_iter()
+            .find(|name| !members.contains_key(*name))
+        {
+            None => Ok(Self(members)),
+            Some(missing) => Err(Error::Incomplete {
+                what: "a TDX launch",
+                missing: missing.to_owned(),
+            }),
+        }
+    }
+}
+
+impl From<TdxLaunch> for BTreeMap<String, String> {
+    fn from(launch: TdxLaunch) -> Self {
+        launch.0
+    }
+}
+
+impl TryFrom<String> for Measurement {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        digest::<48>("a launch measurement", &text)?;
+        Ok(Self(text))
+    }
+}
+
+impl From<Measurement> for String {
+    fn from(measurement: Measurement) -> Self {
+        measurement.0
+    }
+}
+
+impl TryFrom<String> for Pcr {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        (0..24)
+            .map(Self)
+            .find(|pcr| pcr.to_string() == text)
+            .ok_or_else(|| Error::malformed("a PCR", &text, "pcr00 to pcr23"))
+    }
+}
+
+impl From<Pcr> for String {
+    fn from(pcr: Pcr) -> Self {
+        pcr.to_string()
+    }
+}
+
+impl fmt::Display for Pcr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pcr{:02}", self.0)
+    }
+}
+
+/// Claims are compared as text, so only the one spelling that verifiers use is good enough.
+fn digest<const N: usize>(what: &'static str, text: &str) -> Result<(), Error> {
+    let digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
+    let expected = if N == 32 {
+        "64 lower-case hexadecimal digits"
+    } else {
+        "96 lower-case hexadecimal digits"
+    };
+    match text.len() == hex(&[0; N]).len() && text.bytes().all(digit) {
+        true => Ok(()),
+        false => Err(Error::malformed(what, text, expected)),
+    }
+}
+
+const PCR_BOOT_CODE: Pcr = Pcr(4);
+const TDX_MEMBERS: [&str; 5] = ["mr_td", "rtmr_0", "rtmr_1", "rtmr_2", "rtmr_3"];
+const TDX_REQUIRED: [&str; 3] = ["mr_td", "rtmr_1", "rtmr_2"];
+
+#[cfg(test)]
+mod tests {
+    use super::{BootTuple, Measurement, Pcr, TcbFloor, TdxLaunch};
+    use serde_json::{Value, from_value, json};
+
+    #[test]
+    fn tuples_read_and_write_one_spelling() {
+        let good = json!({"pcr04": "a".repeat(64), "pcr07": "b".repeat(64)});
+        let tuple: BootTuple = from_value(good.clone()).unwrap();
+        assert_eq!(json!(tuple), good);
+        assert!(tuple.names(Pcr::new(7).unwrap()) && !tuple.names(Pcr::new(14).unwrap()));
+        let with = |name: &str, value: &str| json!({"pcr04": "a".repeat(64), name: value});
+        for bad in [
+            json!({}),
+            json!({"pcr07": "b".repeat(64)}),
+            with("pcr7", &"b".repeat(64)),
+            with("pcr24", &"b".repeat(64)),
+            with("PCR07", &"b".repeat(64)),
+            with("pcr07", &"B".repeat(64)),
+            with("pcr07", &"b".repeat(63)),
+            with("pcr07", &"b".repeat(96)),
+            with("pcr07", ""),
+            json!({"pcr04": null}),
+            json!([]),
+        ] {
+            assert!(from_value::<BootTuple>(bad.clone()).is_err(), "{bad}");
+        }
+        assert!(Pcr::new(24).is_none());
+    }
+
+    #[test]
+    fn launches_name_what_they_must() {
+        let h = |c: &str| c.repeat(96);
+        let good = json!({"mr_td": h("a"), "rtmr_1": h("b"), "rtmr_2": h("c")});
+        assert_eq!(json!(from_value::<TdxLaunch>(good.clone()).unwrap()), good);
+        for missing in ["mr_td", "rtmr_1", "rtmr_2"] {
+            let mut bad = good.clone();
+            bad.as_object_mut().unwrap().remove(missing);
+            let why = from_value::<TdxLaunch>(bad).unwrap_err().to_string();
+            assert!(why.contains(missing), "{why}");
+        }
+        let with = |name: &str, value: Value| {
+            let mut changed = good.clone();
+            changed[name] = value;
+            from_value::<TdxLaunch>(changed)
+        };
+        assert!(with("rtmr_3", json!(h("0"))).is_ok());
+        assert!(with("rtmr_4", json!(h("0"))).is_err());
+        assert!(with("rtmr_0", json!("0".repeat(64))).is_err());
+    }
+
+    #[test]
+    fn azure_spells_measurements_in_base64() {
+        let m: Measurement = from_value(json!("00ff".repeat(24))).unwrap();
+        assert_eq!(m.to_base64(), "AP8A/wD/".repeat(8));
+        assert!(from_value::<Measurement>(json!("00")).is_err());
+    }
+
+    #[test]
+    fn floors_are_complete() {
+        let good = json!({"bootloader": 3, "microcode": 209, "snp": 20, "tee": 0});
+        assert_eq!(
+            json!(from_value::<TcbFloor>(good).unwrap())["microcode"],
+            209
+        );
+        assert!(
+            from_value::<TcbFloor>(json!({"bootloader": 3, "microcode": 209, "snp": 20})).is_err()
+        );
+        let more = json!({"bootloader": 3, "microcode": 209, "snp": 20, "tee": 0, "fmc": 1});
+        assert!(from_value::<TcbFloor>(more).is_err());
+    }
+}

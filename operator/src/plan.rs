@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! From what is wanted and what was written so far to the next writes. Pure: the same two values give the
+//! same plan, and nothing else is looked at.
+//!
+//! A KBS cannot be read back: it lists no reference values and shows no policy. So the truth is our own
+//! record, [`Observed`], which holds digests only. Whoever carries out a plan calls [`Observed::begin`],
+//! makes the record durable, writes, and calls [`Observed::finish`]. Killed in between, the record says that
+//! one thing is unknown, and the next plan writes that thing again.
+//!
+//! # The order, and why
+//!
+//! A KBS has no transactions. Each write takes effect at once, and a reader may come between any two. What
+//! must hold at each moment: *no secret is readable that would not also be readable before the first write
+//! or after the last.* (A crash makes any moment last.) Two facts give the order.
+//!
+//! The policies are monotone in every reference value: more entries in a map or list never turn a yes into
+//! a no. So when several values change, first each shrinks to what it has in common with its old self, and
+//! everything released now would have been released before; then each grows, and everything released would
+//! also be released afterwards. A value whose old and new content do not mix (`sheepfold_options`) has
+//! nothing in common with another version of itself: in between it is empty, and nobody is served. A
+//! policy's text is not monotone in anything, so a new text goes in behind a closed door.
+//!
+//! 1. **Close**: if either policy is not the one we want, upload the resource policy that denies everything.
+//!    A fresh KBS has one that gives every secret to anybody with a key made in software.
+//! 2. **Revoke**: delete the secrets of machines that are gone. First, because a token issued a moment ago
+//!    stays valid for minutes and a policy cannot take it back; a deleted secret is gone now.
+//! 3. **Shrink** reference values, those that name machines first.
+//! 4. **Attestation policy**, behind the closed door.
+//! 5. **Secrets**: new ones, then replaced ones, then leftovers are deleted, so that a rotated secret lies
+//!    in its second place before it leaves its first. All of it while values are at their smallest: a boot
+//!    approved in this plan cannot read a secret that this plan replaces.
+//! 6. **Grow** reference values.
+//! 7. **Open**: the resource policy, last.
+//!
+//! One thing lies outside: a token is good for the minutes that the KBS gives it. A machine whose *boot* is
+//! no longer approved can use an old token on its own, still stored secret until it expires.
+
+mod entries;
+mod observed;
+mod render;
+mod write;
+
+pub use entries::{Entries, Shape};
+pub use observed::Observed;
+pub use render::{Problem, reference_values};
+pub use write::Write;
+
+use crate::model::{Desired, State};
+use crate::policy;
+use kbs_protocol::resource::ResourcePath;
+use std::collections::BTreeMap;
+
+/// What to write, in this order, and what could not be granted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The writes. Stop at the first that fails; a new plan continues.
+    pub writes: Vec<Write>,
+    /// Machines and settings that are left out because they contradict themselves or each other.
+    pub problems: Vec<Problem>,
+}
+
+/// Compares and orders; see the module's text.
+pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
+    let (values, mut problems) = reference_values(desired);
+    let secrets = Secrets::of(desired, observed, &mut problems);
+    let (shrink, grow) = steps(&values, observed);
+
+    let attestation = Write::AttestationPolicy {
+        id: policy::ATTESTATION_ID,
+        text: policy::ATTESTATION,
+    };
+    let open = Write::ResourcePolicy {
+        text: policy::RESOURCE,
+    };
+    let closed = Write::ResourcePolicy {
+        text: policy::DENY_ALL,
+    };
+    let attestation_is_new = !observed.holds(&attestation);
+    let door_moves = attestation_is_new || !observed.holds(&open);
+
+    let mut writes = Vec::new();
+    writes.extend((door_moves && !observed.holds(&closed)).then_some(closed));
+    writes.extend(secrets.revoked);
+    writes.extend(shrink);
+    writes.extend(attestation_is_new.then_some(attestation));
+    writes.extend(secrets.new);
+    writes.extend(secrets.replaced);
+    writes.extend(secrets.left_over);
+    writes.extend(grow);
+    writes.extend(door_moves.then_some(open));
+    Plan { writes, problems }
+}
+
+/// Writes of secrets by the step that they belong to.
+#[derive(Default)]
+struct Secrets {
+    revoked: Vec<Write>,
+    new: Vec<Write>,
+    replaced: Vec<Write>,
+    left_over: Vec<Write>,
+}
+
+impl Secrets {
+    fn of(desired: &Desired, observed: &Observed, problems: &mut Vec<Problem>) -> Self {
+        let mut steps = Self::default();
+        let mut wanted = BTreeMap::new();
+        for (node, machine) in &desired.machines {
+            if machine.state != State::Approved {
+                continue;
+            }
+            for (tag, secret) in &machine.secrets {
+                match tag.path(node) {
+                    Ok(path) => {
+                        wanted.insert(path.to_string(), (path, secret));
+                    }
+                    Err(_) => problems.push(Problem::Path {
+                        node: node.clone(),
+                        tag: tag.clone(),
+                    }),
+                }
+            }
+        }
+        for (key, (path, secret)) in &wanted {
+            let write = Write::Resource {
+                path: path.clone(),
+                secret: (*secret).clone(),
+            };
+            match observed.secret(key) {
+                Some(Some(known)) if known == *secret => {}
+                None => steps.new.push(write),
+                Some(_) => steps.replaced.push(write),
+            }
+        }
+        for path in observed
+            .paths()
+            .filter(|path| !wanted.contains_key(path.as_str()))
+        {
+            let delete = Write::DeleteResource { path: path.clone() };
+            match state_of_owner(desired, &path) {
+                State::Approved => steps.left_over.push(delete),
+                State::Held => {}
+                State::Revoked => steps.revoked.push(delete),
+            }
+        }
+        steps
+    }
+}
+
+/// A machine that is no longer mentioned is as good as revoked.
+fn state_of_owner(desired: &Desired, path: &ResourcePath) -> State {
+    let owner = path.segments().nth(1).and_then(|name| name.parse().ok());
+    let machine = owner.and_then(|name| desired.machines.get(&name));
+    machine.map_or(State::Revoked, |machine| machine.state)
+}
+
+/// The shrinking and the growing writes that bring every reference value to what is wanted.
+fn steps(wanted: &BTreeMap<String, Entries>, observed: &Observed) -> (Vec<Write>, Vec<Write>) {
+    let (mut shrink, mut grow) = (Vec::new(), Vec::new());
+    let write = |name: &str, value| Write::ReferenceValue {
+        name: name.to_owned(),
+        value,
+    };
+    for (name, known) in observed.values() {
+        let goal = wanted
+            .get(name)
+            .cloned()
+            .unwrap_or_else(|| Entries::empty(render::shape_of(name)));
+        let common = goal.common(&known.members);
+        if known.settled && common.len() == known.members.len() {
+            continue;
+        }
+        shrink.push(write(name, common));
+    }
+    // Maps of machines come first: a machine that must go is the most urgent reason to shrink.
+    shrink.sort_by_key(|write| match write {
+        Write::ReferenceValue { name, .. } => (render::shape_of(name) != Shape::Map, name.clone()),
+        _ => (true, String::new()),
+    });
+    for (name, goal) in wanted {
+        let known = observed.value(name);
+        let common = known.map_or(0, |known| goal.common(&known.members).len());
+        if common < goal.len() {
+            grow.push(write(name, goal.clone()));
+        }
+    }
+    (shrink, grow)
+}
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

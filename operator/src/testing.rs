@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Made-up clusters of any size, for tests and for `make bench`. The keys have the form of RSA-2048 keys and
+//! nobody has their private halves.
+
+use crate::model::{AkPublic, Boots, Desired, Machine, NodeName, SecretId, State};
+use crate::plan::reference_values;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+
+/// Key number `n`.
+///
+/// # Panics
+/// Never: the key is built in the form that is read.
+pub fn ak(n: u32) -> AkPublic {
+    let modulus = (0u32..8).flat_map(|block| {
+        let mut part: [u8; 32] =
+            Sha256::digest([n.to_be_bytes(), block.to_be_bytes()].concat()).into();
+        // The highest bit makes it 2048 bits long.
+        let [first, ..] = &mut part;
+        *first |= 0x80;
+        part
+    });
+    let der: Vec<u8> = SPKI_HEAD
+        .iter()
+        .copied()
+        .chain(modulus)
+        .chain([2, 3, 1, 0, 1])
+        .collect();
+    #[allow(
+        clippy::unwrap_used,
+        reason = "the form is fixed above, and a test reads it"
+    )]
+    AkPublic::from_spki_der(&der).unwrap()
+}
+
+/// The name that machine number `n` has by its key.
+pub fn node(n: u32) -> NodeName {
+    ak(n).node_id().into()
+}
+
+/// An approved machine with key number `n` and a secret for `root`.
+pub fn machine(n: u32) -> Machine {
+    Machine {
+        ak: Some(ak(n)),
+        init_data: None,
+        state: State::Approved,
+        secrets: "root"
+            .parse()
+            .map(|root| (root, SecretId(format!("{n}-1"))))
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// A cluster of `n` machines with TPMs, all of which may boot `boot_tuple(0)` and `boot_tuple(1)`.
+pub fn cluster(n: u32) -> Desired {
+    Desired {
+        machines: (0..n).map(|n| (node(n), machine(n))).collect(),
+        boots: Boots {
+            tuples: (0..2)
+                .filter_map(|n| serde_json::from_value(boot_tuple(n)).ok())
+                .collect(),
+            ..Boots::default()
+        },
+        ..Desired::default()
+    }
+}
+
+/// The reference values of a cluster of `n` machines, as a KBS stores them.
+pub fn sample_reference_values(n: u32) -> BTreeMap<String, Value> {
+    let (values, _) = reference_values(&cluster(n));
+    values
+        .into_iter()
+        .map(|(name, entries)| (name, entries.to_value()))
+        .collect()
+}
+
+/// What boot number `n` leaves in PCR 4, 7 and 14.
+pub fn boot_tuple(n: u32) -> Value {
+    json!({
+        "pcr04": crate::model::hex(&Sha256::digest(n.to_be_bytes())),
+        "pcr07": "7".repeat(64),
+        "pcr14": "e".repeat(64),
+    })
+}
+
+/// The input of the attestation policy for machine `n` after boot `boot`, before the seal.
+pub fn tpm_evidence(n: u32, boot: u32) -> Value {
+    let mut claims = json!({"ak_public": ak(n)});
+    if let Some(claims) = claims.as_object_mut() {
+        claims.extend((0..24).map(|pcr| (format!("pcr{pcr:02}"), json!("0".repeat(64)))));
+        claims.extend(boot_tuple(boot).as_object().cloned().unwrap_or_default());
+    }
+    json!({
+        "tpm": claims,
+        "init_data": "0".repeat(64),
+        "init_data_claims": null,
+        "report_data": "5".repeat(64),
+        "runtime_data_claims": {"nonce": "bm9uY2U=", "tee-pubkey": {"kty": "EC"}, "additional-evidence": ""},
+    })
+}
+
+/// The DER of an RSA-2048 SubjectPublicKeyInfo up to its modulus (RFC 3279 section 2.3.1).
+const SPKI_HEAD: &[u8] = &[
+    0x30, 0x82, 0x01, 0x22, 0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01,
+    0x01, 0x05, 0x00, 0x03, 0x82, 0x01, 0x0f, 0x00, 0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01,
+    0x00,
+];
