@@ -248,10 +248,10 @@ fn live(events: &[Event]) -> (Kbs, Observed) {
     let (mut kbs, mut observed) = (Kbs::fresh(), Observed::default());
     for event in events {
         let writes = plan(&event.desired, &observed).writes;
-        let done = writes.len() * event.eighths / 8;
+        let done = writes.len().saturating_mul(event.eighths).div_euclid(8);
         for (index, write) in writes.iter().take(done).enumerate() {
             observed.begin(write);
-            let last = index + 1 == done;
+            let last = index == done.saturating_sub(1);
             if !last || event.answered || event.arrived {
                 kbs.receive(write);
             }
@@ -371,6 +371,9 @@ fn no_moment_of_a_plan_is_weaker_than_both_of_its_ends() {
     );
 }
 
+/// Spoils a plan.
+type Reorder<'a> = dyn Fn(Vec<Write>) -> Vec<Write> + 'a;
+
 /// The property above is worth something only if it sees a plan in another order.
 #[test]
 fn plans_in_another_order_leak() {
@@ -385,7 +388,7 @@ fn plans_in_another_order_leak() {
     let closes = Write::ResourcePolicy {
         text: policy::DENY_ALL,
     };
-    let other: [(&str, &dyn Fn(Vec<Write>) -> Vec<Write>); 5] = [
+    let other: [(&str, &Reorder<'_>); 5] = [
         ("without closing", &|mut writes| {
             writes.retain(|write| *write != closes);
             writes

@@ -169,7 +169,7 @@ fn values_shrink_to_what_is_common_before_secrets_move_and_grow_after() {
         ]
     );
     let Write::ReferenceValue { value, .. } = &plan.writes[0] else {
-        unreachable!()
+        panic!("{}", plan.writes[0])
     };
     assert_eq!(value.to_value(), json!([boot_tuple(1)]));
 }

@@ -46,18 +46,22 @@ fn no_line_of_the_resource_policy_is_idle() {
 /// The mutants that nothing notices. `notices` says nothing about a text that does not compile: such a
 /// mutant cannot be uploaded by accident, `validate` refuses it.
 fn survivors(text: &str, notices: impl Fn(&str) -> Option<bool>) -> Vec<String> {
-    let (mut survivors, mut viable) = (Vec::new(), 0);
+    let (mut survivors, mut viable) = (Vec::new(), 0..);
     for (name, mutant) in mutants(text) {
         match notices(&mutant) {
             None => {}
             Some(noticed) => {
-                viable += 1;
+                viable.next();
                 survivors.extend((!noticed).then_some(name));
             }
         }
     }
-    println!("{viable} mutants compile");
-    assert!(viable > 10, "the mutants must be worth something");
+    println!(
+        "{} of {} mutants compile",
+        viable.start,
+        mutants(text).len()
+    );
+    assert!(viable.start > 10, "the mutants must be worth something");
     survivors
 }
 
@@ -75,17 +79,14 @@ fn mutants(text: &str) -> Vec<(String, String)> {
         |line: &str| !line.is_empty() && !line.starts_with('#') && !line.starts_with("package");
     let mut mutants = Vec::new();
     let mut start = None;
-    for (number, line) in lines.iter().enumerate() {
+    for (number, (line, next)) in lines.iter().zip(1..).enumerate() {
         // `import rego.v1` says for old engines what new ones take for granted.
         if code(line) && *line != "import rego.v1" {
-            mutants.push((
-                format!("line {}: {line}", number + 1),
-                without(number, number + 1),
-            ));
+            mutants.push((format!("line {next}: {line}"), without(number, next)));
             start.get_or_insert(number);
         } else if let Some(from) = start.take() {
             mutants.push((
-                format!("rule at line {}: {}", from + 1, lines[from]),
+                format!("rule before line {next}: {}", lines[from]),
                 without(from, number),
             ));
         }

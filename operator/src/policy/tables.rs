@@ -89,6 +89,8 @@ impl Request {
     }
 }
 
+/// What is asked differently, and the answer to that.
+type Case = (&'static str, fn(&mut Request), &'static str);
 type Change = fn(&mut Value, &mut BTreeMap<String, Value>);
 
 pub(super) fn attestation() -> Vec<Row<Evidence>> {
@@ -1225,7 +1227,7 @@ const AZ_TDX_OPEN: &str =
 
 pub(super) fn resource() -> Vec<Row<Request>> {
     let mut rows = Vec::new();
-    let mut of = |base: fn() -> Value, cases: &[(&str, fn(&mut Request), &str)]| {
+    let mut of = |base: fn() -> Value, cases: &[Case]| {
         for (why, change, answer) in cases {
             let mut question = Request {
                 token: base(),
@@ -1273,7 +1275,7 @@ fn cpu(request: &mut Request, n: usize) -> &mut Value {
     &mut request.token["submods"][format!("cpu{n}")]
 }
 
-const RESOURCE_TPM: &[(&str, fn(&mut Request), &str)] = &[
+const RESOURCE_TPM: &[Case] = &[
     ("own secret", |_| {}, "allow"),
     ("another volume of its own", |r| r.path[2] = "home", "allow"),
     ("secret of another", |r| r.path[1] = "n2", "deny"),
@@ -1385,7 +1387,7 @@ const RESOURCE_TPM: &[(&str, fn(&mut Request), &str)] = &[
     ("empty token", |r| r.token = json!({}), "deny"),
 ];
 
-const RESOURCE_COMPOSITE: &[(&str, fn(&mut Request), &str)] = &[
+const RESOURCE_COMPOSITE: &[Case] = &[
     ("report with a quote beside it", |_| {}, "allow"),
     ("secret of another", |r| r.path[1] = "n2", "deny"),
     (
@@ -1454,7 +1456,7 @@ const RESOURCE_COMPOSITE: &[(&str, fn(&mut Request), &str)] = &[
     ),
 ];
 
-const RESOURCE_INIT_DATA: &[(&str, fn(&mut Request), &str)] = &[
+const RESOURCE_INIT_DATA: &[Case] = &[
     ("own secret", |_| {}, "allow"),
     ("secret of another", |r| r.path[1] = "n2", "deny"),
     (
