@@ -20,6 +20,8 @@ mod token;
 pub use error::Error;
 pub use inspect::Dialect;
 
+use crate::model::SecretId;
+use crate::plan::Write;
 use crate::policy;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -91,6 +93,29 @@ impl AdminClient {
     /// Which release it sounds like.
     pub fn dialect(&self) -> Dialect {
         self.dialect
+    }
+
+    /// Carries out one write of a plan. `find` looks a secret up in the operator's own store.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchSecret`] when `find` has none, otherwise as the method for this kind of write.
+    pub fn carry_out(
+        &self,
+        write: &Write,
+        find: impl FnOnce(&SecretId) -> Option<Secret>,
+    ) -> Result<(), Error> {
+        match write {
+            Write::Resource { path, secret } => {
+                let found = find(secret).ok_or_else(|| Error::NoSuchSecret(secret.clone()))?;
+                self.set_resource(path, &found)
+            }
+            Write::DeleteResource { path } => self.delete_resource(path),
+            Write::ReferenceValue { name, value } => {
+                self.set_reference_values([(name.as_str(), value.to_value())])
+            }
+            Write::AttestationPolicy { id, text } => self.set_attestation_policy(id, text),
+            Write::ResourcePolicy { text } => self.set_resource_policy(text),
+        }
     }
 
     /// Stores a secret, replacing what lies there.

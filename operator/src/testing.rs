@@ -5,6 +5,8 @@
 
 use crate::model::{AkPublic, Boots, Desired, Machine, NodeName, SecretId, State};
 use crate::plan::reference_values;
+use crate::policy;
+use crate::policy::engine::{AttestationPolicy, ReferenceValues, ResourcePolicy};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -77,6 +79,37 @@ pub fn sample_reference_values(n: u32) -> BTreeMap<String, Value> {
         .collect()
 }
 
+/// Both policies as a KBS with a cluster of `n` machines runs them, for a bench to time.
+pub struct Evaluation {
+    values: ReferenceValues,
+    evidence: Value,
+    node: String,
+}
+
+impl Evaluation {
+    /// Of a cluster of `n` machines, for its last one.
+    pub fn of(n: u32) -> Self {
+        let last = n.saturating_sub(1);
+        Self {
+            values: sample_reference_values(n).iter().collect(),
+            evidence: tpm_evidence(last, 0),
+            node: node(last).to_string(),
+        }
+    }
+
+    /// Evidence to verdict, token to yes: compiled anew, as a KBS does for each request.
+    ///
+    /// # Errors
+    /// Whatever the policies meet.
+    pub fn run(&self) -> Result<bool, policy::Error> {
+        let appraisal = AttestationPolicy::compile(policy::ATTESTATION)?
+            .appraise(&self.evidence, &self.values)?;
+        let token = json!({"submods": {"cpu0": appraisal.submodule(&self.evidence)}});
+        let path = ["default", &self.node, "root"];
+        ResourcePolicy::compile(policy::RESOURCE)?.allows(&token, "resource", &path)
+    }
+}
+
 /// What boot number `n` leaves in PCR 4, 7 and 14.
 pub fn boot_tuple(n: u32) -> Value {
     json!({
@@ -108,3 +141,15 @@ const SPKI_HEAD: &[u8] = &[
     0x01, 0x05, 0x00, 0x03, 0x82, 0x01, 0x0f, 0x00, 0x30, 0x82, 0x01, 0x0a, 0x02, 0x82, 0x01, 0x01,
     0x00,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::Evaluation;
+
+    #[test]
+    fn what_a_bench_times_is_a_yes() {
+        for n in [1, 10, 1000] {
+            assert_eq!(Evaluation::of(n).run(), Ok(true));
+        }
+    }
+}

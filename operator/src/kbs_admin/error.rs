@@ -3,6 +3,7 @@
 //! What can go wrong between us and a KBS that we administrate.
 
 use super::Dialect;
+use crate::model::SecretId;
 use crate::policy;
 use kbs_protocol::{Blame, Owner, Persistence};
 
@@ -16,6 +17,9 @@ pub enum Error {
     /// A policy that would break the KBS; it was not sent.
     #[error(transparent)]
     Policy(#[from] policy::Error),
+    /// A plan names a secret that our own store does not have.
+    #[error("there is no secret {:?} in our store", .0.0)]
+    NoSuchSecret(SecretId),
     /// No answer.
     #[error("cannot reach the KBS at {url}: {why}")]
     Unreachable {
@@ -100,12 +104,15 @@ impl Blame for Error {
             Self::Policy(error) => error.owner(),
             Self::Unreachable { .. } => Owner::Network,
             Self::Refused { .. } | Self::Unfit { .. } => Owner::Server,
+            Self::NoSuchSecret(_) => Owner::Data,
         }
     }
 
     fn persistence(&self) -> Persistence {
         match self {
-            Self::Configuration(_) | Self::Unknown { .. } => Persistence::Permanent,
+            Self::Configuration(_) | Self::Unknown { .. } | Self::NoSuchSecret(_) => {
+                Persistence::Permanent
+            }
             Self::Policy(error) => error.persistence(),
             Self::Unreachable { .. } | Self::Refused { .. } => Persistence::Temporary,
             // Somebody has to change and restart the KBS; then the same attempt succeeds.
@@ -131,6 +138,11 @@ impl Blame for Error {
             Self::Unknown { .. } => {
                 "the address must be that of a Trustee KBS, release 0.20 or newer, \
                  without a proxy that answers in its place"
+                    .to_owned()
+            }
+            Self::NoSuchSecret(_) => {
+                "restore the store of secrets, or rotate the machine's secret: without \
+                 it a new one locks the node out of what the old one opens"
                     .to_owned()
             }
             Self::Unfit { dialect, fault } => fault.advice(*dialect),

@@ -4,7 +4,10 @@
 
 use super::error::Fault;
 use super::{Access, AdminClient, Dialect, Error};
+use crate::model::SecretId;
+use crate::plan::{Observed, Write, plan};
 use crate::policy;
+use crate::testing::{cluster, node, sample_reference_values};
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::{Blame, Owner, Persistence, Secret};
 use lab_kbs::{Acl, Options, Server};
@@ -338,4 +341,46 @@ fn what_is_no_kbs_is_not_managed() {
     }
     let broken = says("HTTP/1.1 200 OK\r\ncontent-length: 100\r\nconnection: close\r\n\r\n[");
     assert!(matches!(refusal(&broken), Error::Unreachable { .. }));
+}
+
+/// What the planner, the client and a server make of a cluster, end to end and in pieces: the server holds
+/// what is wanted, whichever writes were interrupted on the way.
+#[test]
+fn plans_arrive() {
+    for dialect in DIALECTS {
+        let lab = lab(|options| options.dialect = dialect);
+        let client = AdminClient::connect(&lab.access()).unwrap();
+        let mut observed = Observed::default();
+        let secret = |id: &SecretId| Some(Secret::new(id.0.clone().into_bytes()));
+        for machines in [5, 3, 8] {
+            let desired = cluster(machines);
+            // One write, then the process is killed before it hears of it.
+            if let Some(write) = plan(&desired, &observed).writes.first() {
+                observed.begin(write);
+                client.carry_out(write, secret).unwrap();
+            }
+            for write in plan(&desired, &observed).writes {
+                observed.begin(&write);
+                client.carry_out(&write, secret).unwrap();
+                observed.finish(&write);
+            }
+            let state = lab.state();
+            for (name, value) in sample_reference_values(machines) {
+                assert_eq!(state["reference_values"][&name], value, "{name}");
+            }
+            let resources = state["resources"].as_object().unwrap();
+            let paths: Vec<_> = (0..machines)
+                .map(|n| format!("default/{}/root", node(n)))
+                .collect();
+            assert_eq!(resources.len(), paths.len());
+            assert!(paths.iter().all(|path| resources.contains_key(path)));
+            assert_eq!(state["resource_policy"], policy::RESOURCE);
+        }
+        let write = Write::Resource {
+            path: path(),
+            secret: SecretId("lost".to_owned()),
+        };
+        let error = client.carry_out(&write, |_| None).unwrap_err();
+        assert!(matches!(error, Error::NoSuchSecret(_)), "{error}");
+    }
 }
