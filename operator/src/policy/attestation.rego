@@ -6,6 +6,7 @@
 #   hardware           2 genuine and current  97 not shown
 #   executables        3 an approved boot    33 not recognised
 #   configuration      2 as approved, and still before the seal    36 not shown
+# SEV-SNP alone has no register that the seal could move: what it started can ask again. Put a TPM beside it.
 #
 # A reference value that is missing or has another type than described here matches nothing.
 package policy
