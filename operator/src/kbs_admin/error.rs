@@ -191,6 +191,8 @@ impl Fault {
                  before release 0.21"
             }
         };
-        format!("{change}, then restart the KBS; `sheepfold-operator kbs-config` writes a configuration that is fit")
+        format!(
+            "{change}, then restart the KBS; `sheepfold-operator kbs-config` writes a configuration that is fit"
+        )
     }
 }

@@ -296,6 +296,32 @@ fn an_interrupted_write_is_written_again() {
     assert_eq!(observed, before);
 }
 
+/// The KBS may hold the old content or the new one. An entry that only one of them has must not come back
+/// while other values are still as large as they were.
+#[test]
+fn what_an_interrupted_write_may_have_taken_away_comes_back_with_the_growing_writes() {
+    let desired = cluster(1);
+    let mut observed = provisioned(&desired);
+    let mut fewer = desired.clone();
+    fewer.boots.tuples.pop_first();
+    let interrupted = plan(&fewer, &observed).writes;
+    assert_eq!(interrupted.len(), 1);
+    observed.begin(&interrupted[0]);
+
+    let mut narrower = desired.clone();
+    narrower.options.evidence = [Evidence::SnpTpm].into();
+    let options = "sheepfold_options";
+    assert_eq!(
+        lines(&plan(&narrower, &observed)),
+        [
+            "set reference value boot_tuples to 1 entries".to_owned(),
+            format!("empty reference value {options}"),
+            "set reference value boot_tuples to 2 entries".to_owned(),
+            format!("set reference value {options} to 1 entries"),
+        ]
+    );
+}
+
 #[test]
 fn the_record_survives_its_file() {
     let observed = provisioned(&cluster(3));
