@@ -103,15 +103,16 @@ pub(super) fn retry<T>(
         let now = pace.now();
         let since = now.saturating_duration_since(begin);
         let left = until.map_or(Duration::MAX, |until| until.saturating_duration_since(now));
+        let room = left.saturating_sub(LAST_TRY);
         let again = match error.persistence() {
-            Persistence::Temporary => patience != Patience::Once && !left.is_zero(),
+            Persistence::Temporary => patience != Patience::Once && !room.is_zero(),
             Persistence::UntilApproved => patience == Patience::Forever,
             Persistence::Permanent => false,
         };
         if !again {
             return Err(give_up(error, tries, since, others));
         }
-        let next = pause(&error, tries, pace).min(left);
+        let next = pause(&error, tries, pace).min(room);
         on_wait(Wait {
             error: &error,
             next,
@@ -171,6 +172,9 @@ fn remember(others: &mut Vec<(String, u32)>, sentence: String) {
     }
 }
 
+/// What the last try must have left: with less it would end on the deadline, and the message would blame
+/// the network for what the server did.
+const LAST_TRY: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 /// Approval is a human's work: between one and five minutes.

@@ -104,7 +104,7 @@ fn the_ceiling_doubles_to_a_minute_and_jitter_is_full() {
 #[test]
 fn a_deadline_ends_it_with_all_causes() {
     let mut pace = Fake::with(u32::MAX);
-    // Pauses of 1 s, 2 s, and the rest of 5 s: the third try is the last but one.
+    // Pauses of 1 s and 2 s, then 1 s, so that the last try has one second of the five.
     let errors = vec![
         temporary(),
         KbsError::Dns {
@@ -122,7 +122,7 @@ fn a_deadline_ends_it_with_all_causes() {
     let error = result.unwrap_err();
     let text = error.to_string();
     assert!(
-        text.starts_with("gave up after 5 s and 4 tries, at last because of"),
+        text.starts_with("gave up after 4 s and 4 tries, at last because of"),
         "{text}"
     );
     assert!(text.contains("no complete answer"), "{text}");
@@ -132,7 +132,7 @@ fn a_deadline_ends_it_with_all_causes() {
     );
     assert_eq!(error.owner(), kbs_protocol::Owner::Network);
     assert_eq!(waits, [1, 2, 3]);
-    assert_eq!(pace.slept.iter().sum::<Duration>(), Duration::from_secs(5));
+    assert_eq!(pace.slept.iter().sum::<Duration>(), Duration::from_secs(4));
 }
 
 #[test]
