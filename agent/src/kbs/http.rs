@@ -94,11 +94,7 @@ impl Http {
     /// Sends one request and reads its answer. Any status but a redirection is an answer.
     pub(super) fn send(&self, call: Call<'_>, until: Option<Instant>) -> Result<Answer, KbsError> {
         let started = Instant::now();
-        let limit = until.map_or(self.request_timeout, |until| {
-            until
-                .saturating_duration_since(started)
-                .clamp(SHORTEST, self.request_timeout)
-        });
+        let limit = time_limit(self.request_timeout, started, until);
         let url = self.server.join(call.path);
         let mut request = match call.body {
             Some(body) => self
@@ -233,6 +229,17 @@ impl Http {
     }
 }
 
+/// The request's own time limit, or what is left of the deadline. Not `clamp`, which panics when somebody
+/// configures a limit below [`SHORTEST`].
+fn time_limit(request: Duration, now: Instant, until: Option<Instant>) -> Duration {
+    until.map_or(request, |until| {
+        until
+            .saturating_duration_since(now)
+            .max(SHORTEST)
+            .min(request)
+    })
+}
+
 /// The errors below an error. An [`io::Error`] hides the one it carries from `source`.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| below(*error))
@@ -273,3 +280,23 @@ const BODY_LIMIT: usize = ATTESTATION_LIMIT;
 /// A request that starts at its deadline still gets a moment, so that its error is the true one.
 const SHORTEST: Duration = Duration::from_millis(10);
 const USER_AGENT: &str = concat!("trustee-agent/", env!("CARGO_PKG_VERSION"));
+
+#[cfg(test)]
+mod tests {
+    use super::{SHORTEST, time_limit};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_deadline_shortens_a_request_and_no_configuration_makes_it_panic() {
+        let now = Instant::now();
+        let minute = Duration::from_secs(60);
+        let limit = |request, left| time_limit(request, now, now.checked_add(left));
+        assert_eq!(time_limit(minute, now, None), minute);
+        assert_eq!(limit(minute, Duration::from_secs(3600)), minute);
+        assert_eq!(limit(minute, Duration::from_secs(5)).as_secs(), 5);
+        assert_eq!(limit(minute, Duration::ZERO), SHORTEST);
+        let tiny = Duration::from_millis(1);
+        assert!(tiny < SHORTEST);
+        assert_eq!(limit(tiny, minute), tiny);
+    }
+}
