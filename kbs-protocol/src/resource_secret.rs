@@ -14,14 +14,13 @@ use crate::message::{SMALL_LIMIT, parse};
 use crate::node_id::NodeId;
 use crate::resource::ResourcePath;
 use crate::secret::Secret;
-use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 /// A volume's key-encryption key with its optional binding. Wiped when dropped; has no `Debug`.
-#[derive(ZeroizeOnDrop)]
 pub struct ResourceSecret {
-    key: [u8; KEY_LENGTH],
-    #[zeroize(skip)]
+    /// Boxed, because moving a value leaves its bytes behind where it was.
+    key: Box<Zeroizing<[u8; KEY_LENGTH]>>,
     binding: Binding,
 }
 
@@ -43,11 +42,11 @@ impl ResourceSecret {
     /// [`Error::Malformed`] or [`Error::Algorithm`] when the content has another form. The content itself
     /// never becomes part of the message.
     pub fn parse(content: &Secret) -> Result<Self, Error> {
-        let mut wire: Wire = parse(RESOURCE_SECRET, content.expose(), SMALL_LIMIT)?;
+        let wire: Wire = parse(RESOURCE_SECRET, content.expose(), SMALL_LIMIT)?;
         let algorithm = |what: &str, allowed| {
             Err(Error::Algorithm {
                 what: RESOURCE_SECRET,
-                name: what.to_owned(),
+                name: name_of_algorithm(what),
                 allowed,
             })
         };
@@ -61,7 +60,7 @@ impl ResourceSecret {
             })?),
             Some(other) => return algorithm(other, ENC_B64URL),
         };
-        let mut key = [0; KEY_LENGTH];
+        let mut key = Box::new(Zeroizing::new([0; KEY_LENGTH]));
         if bytes.len() != KEY_LENGTH {
             let why = format!(
                 "its key is {} bytes long, a 256-bit key has {KEY_LENGTH}",
@@ -71,9 +70,9 @@ impl ResourceSecret {
         }
         key.copy_from_slice(&bytes);
         let binding = Binding {
-            node: wire.node.take(),
-            path: wire.path.take(),
-            vk_id: wire.vk_id.take(),
+            node: wire.node,
+            path: wire.path,
+            vk_id: wire.vk_id,
         };
         Ok(Self { key, binding })
     }
@@ -83,8 +82,8 @@ impl ResourceSecret {
     /// # Errors
     /// [`Error::Random`] when the system has no random numbers.
     pub fn generate(node: &NodeId, path: &ResourcePath) -> Result<Self, Error> {
-        let mut key = [0; KEY_LENGTH];
-        rand_core::RngCore::try_fill_bytes(&mut rand_core::OsRng, &mut key)
+        let mut key = Box::new(Zeroizing::new([0; KEY_LENGTH]));
+        rand_core::RngCore::try_fill_bytes(&mut rand_core::OsRng, key.as_mut_slice())
             .map_err(|_| Error::Random)?;
         let binding = Binding {
             node: Some(node.to_string()),
@@ -101,16 +100,18 @@ impl ResourceSecret {
     pub fn to_json(&self) -> Result<Secret, Error> {
         let wire = Wire {
             key_type: KEY_TYPE.to_owned(),
-            key: b64u::encode(self.key),
+            key: Zeroizing::new(b64u::encode(self.key.as_slice())),
             enc: Some(ENC_B64URL.to_owned()),
             v: Some(2),
             node: self.binding.node.clone(),
             path: self.binding.path.clone(),
             vk_id: self.binding.vk_id.clone(),
         };
-        serde_json::to_vec(&wire)
-            .map(Secret::new)
-            .map_err(|_| Error::malformed(RESOURCE_SECRET, "it cannot be written as JSON"))
+        // Written into room for all of it: a buffer that grows leaves copies of the key behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room(&self.binding)));
+        serde_json::to_writer(&mut *bytes, &wire)
+            .map_err(|_| Error::malformed(RESOURCE_SECRET, "it cannot be written as JSON"))?;
+        Ok(Secret::from(bytes))
     }
 
     /// The 256-bit key.
@@ -138,7 +139,7 @@ impl ResourceSecret {
                 Some(named) if *named != expected => {
                     return Err(Error::WrongBinding {
                         what,
-                        named: named.clone(),
+                        named: named.chars().take(NAME_LIMIT).collect(),
                         expected,
                     });
                 }
@@ -154,7 +155,8 @@ impl ResourceSecret {
 #[derive(Serialize, Deserialize)]
 struct Wire {
     key_type: String,
-    key: String,
+    #[serde(deserialize_with = "read_wiped", serialize_with = "write_wiped")]
+    key: Zeroizing<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     enc: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,15 +169,44 @@ struct Wire {
     vk_id: Option<String>,
 }
 
-impl Drop for Wire {
-    fn drop(&mut self) {
-        self.key.zeroize();
+/// Wraps the key at once: another member may be refused after it, and then only this is dropped.
+fn read_wiped<'de, D: Deserializer<'de>>(reader: D) -> Result<Zeroizing<String>, D::Error> {
+    String::deserialize(reader).map(Zeroizing::new)
+}
+
+fn write_wiped<S: Serializer>(key: &Zeroizing<String>, writer: S) -> Result<S::Ok, S::Error> {
+    writer.serialize_str(key)
+}
+
+/// An algorithm's name for a message. What is too long for one may be a key that somebody stored in the wrong
+/// member, so it is not shown.
+fn name_of_algorithm(found: &str) -> String {
+    if found.len() <= ALGORITHM_LIMIT {
+        found.to_owned()
+    } else {
+        format!("({} bytes, not shown)", found.len())
     }
+}
+
+/// Enough for the JSON form: JSON writes a byte in at most six.
+fn room(binding: &Binding) -> usize {
+    [&binding.node, &binding.path, &binding.vk_id]
+        .into_iter()
+        .flatten()
+        .fold(FIXED_PART, |sum, text| {
+            sum.saturating_add(text.len().saturating_mul(6))
+        })
 }
 
 const KEY_LENGTH: usize = 32;
 const KEY_TYPE: &str = "oct";
 const ENC_B64URL: &str = "b64url";
+/// The members' names, the key and the version are under 128 bytes.
+const FIXED_PART: usize = 192;
+/// The longest name that is no key: a key has 32 characters or more.
+const ALGORITHM_LIMIT: usize = 16;
+/// As long as a segment of a path may be, times three.
+const NAME_LIMIT: usize = 384;
 
 #[cfg(test)]
 mod tests {
@@ -218,6 +249,33 @@ mod tests {
     }
 
     #[test]
+    fn the_written_form_never_outgrows_its_buffer() {
+        let (node, path) = (
+            NodeId::from_spki_der(b"a"),
+            "default/a/root".parse().unwrap(),
+        );
+        let mut made = ResourceSecret::generate(&node, &path).unwrap();
+        for awkward in ["", "\u{1}", "\u{fc}", "\"\\"] {
+            made.binding.vk_id = Some(awkward.repeat(1000));
+            let length = made.to_json().unwrap().len();
+            assert!(length <= super::room(&made.binding), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_name_is_not_endless() {
+        let secret = format!(
+            r#"{{"key_type":"oct","key":"0123456789abcdef0123456789abcdef","node":"{}"}}"#,
+            "n".repeat(9000)
+        );
+        let path = "default/a/root".parse().unwrap();
+        let error = read(&secret)
+            .unwrap()
+            .check(&NodeId::from_spki_der(b"a"), &path, false);
+        assert!(error.unwrap_err().to_string().len() < 1000);
+    }
+
+    #[test]
     fn a_secret_of_another_node_or_path_is_refused() {
         let (node, path): (_, ResourcePath) = (
             NodeId::from_spki_der(b"a"),
@@ -256,6 +314,8 @@ mod tests {
             format!(r#"{{"key_type":"oct","enc":"b64url","key":"{key}"}}"#),
             format!(r#"{{"key_type":"oct","enc":"hex","key":"{key}"}}"#),
             format!(r#"{{"key_type":"oct","key":"{key}""#),
+            format!(r#"{{"key_type":"{key}","key":""}}"#),
+            format!(r#"{{"key_type":"oct","key":"","enc":"{key}"}}"#),
         ] {
             assert!(!refusal(&bad).contains("s3cr3t"), "{bad}");
         }
