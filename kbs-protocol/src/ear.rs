@@ -3,9 +3,10 @@
 //! Reading an attestation result (EAR, draft-ietf-rats-ear) to explain it to a person.
 //!
 //! Nothing here is verified and nothing depends on it: the server acts on its own token. The reader is
-//! lenient, because releases differ in small ways and a half-readable token still tells more than none.
+//! lenient, because releases differ in small ways and a half-readable token still tells more than none. What
+//! it returns goes to a console, so texts come without control characters and cut to a sane length.
 
-use crate::encoding::b64u;
+use crate::encoding::{b64u, printable};
 use crate::error::Error;
 use crate::message::{ATTESTATION_LIMIT, parse};
 use serde_json::Value;
@@ -97,7 +98,7 @@ impl Ear {
             submods: submods
                 .into_iter()
                 .flatten()
-                .map(|(name, value)| (name.clone(), Appraisal::read(value)))
+                .map(|(name, value)| (shown(name), Appraisal::read(value)))
                 .collect(),
         })
     }
@@ -110,7 +111,7 @@ impl Ear {
 
 impl Appraisal {
     fn read(submod: &Value) -> Self {
-        let text = |name: &str| submod.get(name).and_then(Value::as_str).map(str::to_owned);
+        let text = |name: &str| submod.get(name).and_then(Value::as_str).map(shown);
         let evidence = submod.get("ear.veraison.annotated-evidence");
         // Azure nests the PCRs below the TEE's own name, a bare TPM has them directly.
         let tpm = evidence.and_then(|e| {
@@ -120,7 +121,7 @@ impl Appraisal {
         Self {
             status: text("ear.status"),
             trust_vector: object(submod.get("ear.trustworthiness-vector"))
-                .filter_map(|(name, value)| Some((name.clone(), value.as_i64()?)))
+                .filter_map(|(name, value)| Some((shown(name), value.as_i64()?)))
                 .collect(),
             policy_id: text("ear.appraisal-policy-id"),
             node: text("sheepfold.node"),
@@ -130,7 +131,7 @@ impl Appraisal {
             pcrs: object(tpm)
                 .filter_map(|(name, value)| {
                     let number = name.strip_prefix("pcr")?.parse().ok()?;
-                    Some((number, value.as_str()?.to_lowercase()))
+                    Some((number, shown(value.as_str()?).to_lowercase()))
                 })
                 .collect(),
         }
@@ -141,7 +142,13 @@ fn object(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
     value.and_then(Value::as_object).into_iter().flatten()
 }
 
+/// Names, verdicts and digests of an honest token are shorter.
+fn shown(text: &str) -> String {
+    printable(text, TEXT_LIMIT)
+}
+
 const TOKEN: &str = "the attestation token";
+const TEXT_LIMIT: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -202,6 +209,27 @@ mod tests {
         assert_eq!(ear.issued_at, None);
         assert_eq!(ear.primary().unwrap(), &super::Appraisal::default());
         assert!(ear.submods.contains_key("cpu1"));
+    }
+
+    #[test]
+    fn a_token_cannot_write_on_the_console() {
+        let evil = "\u{1b}[2Jaffirming\n";
+        let ear = Ear::read(&token(&json!({ "submods": { "cpu0": {
+            "ear.status": evil, "sheepfold.node": evil, "ear.appraisal-policy-id": "x".repeat(5000),
+            "ear.trustworthiness-vector": { evil: 2 },
+            "ear.veraison.annotated-evidence": { "tpm": { "pcr04": evil } },
+        } } })))
+        .unwrap();
+        let cpu = ear.primary().unwrap();
+        for text in [
+            cpu.status.as_ref(),
+            cpu.node.as_ref(),
+            cpu.trust_vector.keys().next(),
+            cpu.pcrs.get(&4),
+        ] {
+            assert_eq!(text.unwrap().to_lowercase(), " [2jaffirming ");
+        }
+        assert_eq!(cpu.policy_id.as_ref().unwrap().len(), 200);
     }
 
     #[test]

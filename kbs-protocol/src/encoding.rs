@@ -1,6 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The four spellings of bytes that the protocol mixes: two base64 alphabets and hexadecimal.
+//! The spellings of bytes that the protocol mixes (two base64 alphabets and hexadecimal), and how a stranger's
+//! text is shown to a person.
+
+/// A stranger's text for a console: one line, no escape sequences, at most `limit` characters.
+pub fn printable(text: &str, limit: usize) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(limit)
+        .collect()
+}
 
 /// RFC 4648 section 4: standard alphabet, padded. Nonces, keys and quotes of the `tpm` evidence.
 pub mod b64 {

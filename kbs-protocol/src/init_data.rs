@@ -5,6 +5,7 @@
 //! The digest is over the exact text. HOST_DATA (SNP), MRCONFIGID (TDX) or PCR 8 (TPM) carries it, so one
 //! changed blank makes another identity: the text is stored and sent byte for byte.
 
+use crate::encoding::printable;
 use crate::error::{Error, INIT_DATA};
 use crate::message::InitData;
 use serde::Deserialize;
@@ -49,7 +50,7 @@ impl InitDataToml {
         }
         Error::check_size(INIT_DATA, text.as_bytes(), LIMIT)?;
         let wire: Wire = toml::from_str(text)
-            .map_err(|error| Error::malformed(INIT_DATA, error.message().to_owned()))?;
+            .map_err(|error| Error::malformed(INIT_DATA, printable(error.message(), SHOWN)))?;
         Ok(Self {
             text: text.to_owned(),
             algorithm: wire.algorithm,
@@ -97,6 +98,8 @@ impl InitDataToml {
 
 /// Room for a few small configuration files.
 const LIMIT: usize = 256 * 1024;
+/// The TOML reader quotes what it met, and init-data may come from a LUKS header.
+const SHOWN: usize = 200;
 
 #[cfg(test)]
 mod tests {
@@ -139,6 +142,17 @@ mod tests {
                     .contains(name)
             );
         }
+    }
+
+    #[test]
+    fn what_init_data_says_cannot_write_on_the_console() {
+        let evil = TEXT.replace("\"sha256\"", &format!("\"\\u001b[2J{}\"", "x".repeat(5000)));
+        let message = InitDataToml::parse(&evil).unwrap_err().to_string();
+        assert!(message.contains("[2J"), "{message}");
+        assert!(
+            !message.contains(char::is_control) && message.len() < 300,
+            "{message:?}"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! failure" look alike, and a failed attestation has no reason at all. This module turns status, type and
 //! detail into a kind with an owner, a persistence and a next step.
 
+use crate::encoding::printable;
 use crate::error::{Blame, Owner, Persistence};
 use crate::message::{ErrorInformation, SMALL_LIMIT};
 use std::fmt;
@@ -106,7 +107,7 @@ impl Refusal {
             step,
             status,
             kind,
-            detail: printable(&detail),
+            detail: printable(&detail, DETAIL_LIMIT),
         }
     }
 
@@ -181,14 +182,6 @@ fn kind_of_status(status: u16) -> RefusalKind {
         500..=599 => RefusalKind::Failure,
         _ => RefusalKind::Other,
     }
-}
-
-/// A server's sentence goes to a console: one line, no escape sequences, not endless.
-fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(DETAIL_LIMIT)
-        .collect()
 }
 
 struct Rule {
