@@ -156,12 +156,9 @@ impl AttestResponse {
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let response: Self = parse(ATTEST_RESPONSE, bytes, ATTESTATION_LIMIT)?;
         let is_token_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if response
-            .token
-            .split('.')
-            .filter(|part| !part.is_empty())
-            .count()
-            != 3
+        let parts: Vec<&str> = response.token.split('.').collect();
+        if parts.len() != 3
+            || parts.iter().any(|part| part.is_empty())
             || !response.token.chars().all(is_token_char)
         {
             return Err(Error::malformed(
