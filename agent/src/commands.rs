@@ -49,10 +49,7 @@ fn dispatch(
         } => explain::run(&config, json),
         Command::Doctor => doctor::run(&config, json),
         Command::Pin(pin) => return pin::run(pin, config),
-        Command::Print(text) => {
-            report::write_stdout(text.as_bytes());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Print(text) => report::write_stdout(text.as_bytes()).map(|()| ExitCode::SUCCESS),
     };
     outcome.unwrap_or_else(|error: Error| report::failure(&error, json))
 }

@@ -3,18 +3,20 @@
 //! How results and errors look: text for people on standard error, one JSON object for programs on
 //! standard output. Secrets never pass through here.
 
+use crate::error::Error;
 use crate::exit;
 use crate::kbs::Wait;
 use kbs_protocol::{Blame, Persistence};
+use rustix::io::{Errno, write};
 use serde_json::{Value, json};
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// Prints an error as sentence, causes, party and next step, and gives its exit code.
 pub fn failure(error: &dyn Blame, json: bool) -> ExitCode {
     if json {
-        print_json(&json!({ "ok": false, "error": error_json(error) }));
+        // The exit code tells of a failure already: one to write about it changes nothing.
+        let _ = print_json(&json!({ "ok": false, "error": error_json(error) }));
     }
     eprintln!("trustee-agent: {error}");
     for cause in causes(error) {
@@ -30,13 +32,16 @@ pub fn failure(error: &dyn Blame, json: bool) -> ExitCode {
 }
 
 /// Prints a result: for a program, or for a person. Standard output is left to programs and secrets.
-pub fn success(facts: &Value, text: &str, json: bool) -> ExitCode {
+///
+/// # Errors
+/// [`Error::Io`] when standard output does not take it.
+pub fn success(facts: &Value, text: &str, json: bool) -> Result<ExitCode, Error> {
     if json {
-        print_json(facts);
+        print_json(facts)?;
     } else {
         eprint!("{text}");
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A callback that tells a waiting person why, since when, and what comes next: at each new reason, and
@@ -73,14 +78,29 @@ pub fn error_json(error: &dyn Blame) -> Value {
     })
 }
 
-/// Writes to standard output. A reader that has gone away is no error worth a message.
-pub fn write_stdout(bytes: &[u8]) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(bytes).and_then(|()| stdout.flush());
+/// Writes to standard output, all of it: half a token that looks like success locks a disk for good. Past the
+/// standard library's buffer, which is not wiped.
+///
+/// # Errors
+/// [`Error::Io`]: the disk is full, or the reader has gone away.
+pub fn write_stdout(mut bytes: &[u8]) -> Result<(), Error> {
+    while !bytes.is_empty() {
+        match write(std::io::stdout(), bytes) {
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(Errno::INTR) => {}
+            Err(errno) => {
+                return Err(Error::Io {
+                    action: "write to standard output",
+                    error: errno.into(),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
-fn print_json(value: &Value) {
-    write_stdout(format!("{value}\n").as_bytes());
+fn print_json(value: &Value) -> Result<(), Error> {
+    write_stdout(format!("{value}\n").as_bytes())
 }
 
 /// The chain below an error, without sentences that the one above already contains.

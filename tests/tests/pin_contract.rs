@@ -268,6 +268,29 @@ fn what_cannot_be_done_exits_with_1_and_prints_nothing() {
     assert!(empty.err().contains("empty"), "{empty}");
 }
 
+/// Clevis deletes the old passphrase's last copy once the pin says that the token is written.
+#[test]
+fn output_that_was_lost_is_no_success() {
+    let (world, _, _) = World::enrolled().unwrap();
+    let token = encrypted(&world, b"passphrase");
+    for (run, input) in [
+        (world.encrypt(["{}"]), b"passphrase".to_vec()),
+        (world.decrypt([]), token),
+    ] {
+        let lost = run
+            .wrapped(&["sh", "-c", "exec \"$0\" \"$@\" > /dev/full"])
+            .unwrap()
+            .stdin(input)
+            .capture()
+            .unwrap();
+        assert_eq!(lost.code, Some(1), "{lost}");
+        assert!(
+            lost.err().contains("cannot write to standard output"),
+            "{lost}"
+        );
+    }
+}
+
 #[test]
 fn sigterm_ends_the_pin_silently() {
     let (mut world, _, _) = World::enrolled().unwrap();

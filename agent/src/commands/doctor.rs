@@ -27,7 +27,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "broken": broken.as_ref().map(Broken::to_json),
     });
     let text = checks.to_text(broken.as_ref());
-    report::success(&facts, &text, json);
+    report::success(&facts, &text, json)?;
     Ok(broken.map_or(ExitCode::SUCCESS, |broken| exit::status(broken.owner)))
 }
 
@@ -278,7 +278,10 @@ impl Checks {
             ));
         }
         match broken {
-            None => lines.push("everything between this node and its KBS works".to_owned()),
+            None => lines.push(
+                "everything between this node and its KBS works; `trustee-agent explain` asks for the secret"
+                    .to_owned(),
+            ),
             Some(broken) => lines.extend([
                 format!("FAIL  {:<16}  {}", broken.check, broken.why),
                 format!("      {:<16}  {}", "to act", broken.owner),

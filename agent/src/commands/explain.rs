@@ -46,7 +46,7 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
         node: Some(node.id.to_string()),
         ear,
     };
-    report::success(&explanation.to_json(), &explanation.to_text(), json);
+    report::success(&explanation.to_json(), &explanation.to_text(), json)?;
     Ok(match &result {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => exit::status(error.owner()),
@@ -70,11 +70,7 @@ pub(super) fn token(json: bool) -> Result<ExitCode, Error> {
         node: None,
         ear: Some(Ear::read(text.trim())?),
     };
-    Ok(report::success(
-        &explanation.to_json(),
-        &explanation.to_text(),
-        json,
-    ))
+    report::success(&explanation.to_json(), &explanation.to_text(), json)
 }
 
 /// A token of TDX with its event log is under 1 MiB.

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::exit;
 use crate::report;
 use crate::source::KbsSource;
-use clevis_pin::{Config, command, jwe};
+use clevis_pin::{Config, Fault, command, jwe};
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
@@ -20,10 +20,7 @@ use zeroize::Zeroizing;
 pub(super) fn run(pin: Pin, config: PathBuf) -> ExitCode {
     let mut source = KbsSource::new(config);
     let done = match pin {
-        Pin::Summary => {
-            report::write_stdout(format!("{}\n", command::SUMMARY).as_bytes());
-            return ExitCode::SUCCESS;
-        }
+        Pin::Summary => report::write_stdout(format!("{}\n", command::SUMMARY).as_bytes()),
         Pin::Usage(text) => return usage(text),
         Pin::Encrypt { .. } if std::io::stdin().is_terminal() => {
             return usage(command::ENCRYPT_USAGE);
@@ -42,7 +39,10 @@ pub(super) fn run(pin: Pin, config: PathBuf) -> ExitCode {
 }
 
 fn encrypt(config: &OsStr, source: &mut KbsSource) -> Result<(), Error> {
-    let config = Config::parse(&config.to_string_lossy())?;
+    let config = config
+        .to_str()
+        .ok_or_else(|| Fault::Config("it is not UTF-8".to_owned()))?;
+    let config = Config::parse(config)?;
     for name in &config.unknown {
         log::warn!(
             "the pin configuration's member {name} means nothing to this pin and is ignored"
@@ -50,9 +50,9 @@ fn encrypt(config: &OsStr, source: &mut KbsSource) -> Result<(), Error> {
     }
     let plaintext = read_stdin("read the plaintext from standard input", jwe::MAX_PLAINTEXT)?;
     let token = clevis_pin::encrypt(&config, &plaintext, source)?;
-    report::write_stdout(token.as_bytes());
+    report::write_stdout(token.as_bytes())?;
     if std::io::stdout().is_terminal() {
-        report::write_stdout(b"\n");
+        report::write_stdout(b"\n")?;
     }
     Ok(())
 }
@@ -60,8 +60,7 @@ fn encrypt(config: &OsStr, source: &mut KbsSource) -> Result<(), Error> {
 fn decrypt(source: &mut KbsSource) -> Result<(), Error> {
     let token = read_stdin("read the token from standard input", jwe::MAX_TOKEN)?;
     let plaintext = clevis_pin::decrypt(&token, source)?;
-    report::write_stdout(plaintext.expose());
-    Ok(())
+    report::write_stdout(plaintext.expose())
 }
 
 /// Reads to the end, at most one byte past the limit: the parser then says "too large" itself. The buffer

@@ -29,7 +29,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "binding": config.binding.as_str(),
         "tpm": tpm,
     });
-    Ok(report::success(&facts, &text(path, &config, &tpm), json))
+    report::success(&facts, &text(path, &config, &tpm), json)
 }
 
 fn text(path: &Path, config: &Config, tpm: &TpmReport) -> String {
