@@ -88,7 +88,13 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             Long("config") => config = parser.value()?.into(),
             Long("json") => json = true,
             Long("path") => path = Some(parser.value()?.string()?),
-            Long("token") => token_from_stdin = parser.value()? == "-",
+            Long("token") => {
+                let value = parser.value()?;
+                if value != "-" {
+                    return Err("--token takes `-` only: the token comes on standard input".into());
+                }
+                token_from_stdin = true;
+            }
             Long("help") | Short('h') => return Ok(print(HELP)),
             Long("version") | Short('V') => return Ok(print(VERSION)),
             Value(word) => {
@@ -216,7 +222,7 @@ Commands:
 
 Options:
   --config FILE        trust anchors and timeouts (default: $TRUSTEE_AGENT_CONFIG, else
-                       /etc/trustee/agent.toml)
+                       /etc/trustee/agent.toml; in an initramfs always the latter)
   --json               results and errors as one JSON object on standard output
   -h, --help           this text
   -V, --version        the version
@@ -277,6 +283,7 @@ mod tests {
             (&["t", "attest", "--token", "-"], "`explain` only"),
             (&["t", "--frob"], "--frob"),
             (&["t", "fetch", "--path"], "--path"),
+            (&["t", "explain", "--token", "file"], "standard input"),
         ] {
             assert!(read(line).unwrap_err().contains(reason), "{line:?}");
         }

@@ -32,6 +32,9 @@ pub enum Error {
     /// A path, or what the KBS stores.
     #[error(transparent)]
     Protocol(#[from] kbs_protocol::Error),
+    /// What a person gave to be explained.
+    #[error("standard input holds no attestation token: {0}")]
+    NoToken(kbs_protocol::Error),
     /// The pin's configuration, token or plaintext.
     #[error(transparent)]
     Pin(#[from] Fault),
@@ -63,7 +66,7 @@ impl Error {
             Self::Trust(error) => Some(error),
             Self::Kbs(error) => Some(error),
             Self::Protocol(error) => Some(error),
-            Self::NoNodeKey | Self::Pin(_) | Self::Io { .. } => None,
+            Self::NoNodeKey | Self::NoToken(_) | Self::Pin(_) | Self::Io { .. } => None,
         }
     }
 }
@@ -72,6 +75,7 @@ impl Blame for Error {
     fn owner(&self) -> Owner {
         match self {
             Self::Pin(fault) => owner_of_fault(fault),
+            Self::NoToken(_) => Owner::Data,
             other => other.inner().map_or(Owner::Machine, Blame::owner),
         }
     }
@@ -87,6 +91,10 @@ impl Blame for Error {
                 "give the machine a TPM or vTPM, whose attestation key names the node".to_owned()
             }
             Self::Pin(fault) => fault.advice().to_owned(),
+            Self::NoToken(_) => {
+                "give one token and nothing else: three parts in base64url between two dots"
+                    .to_owned()
+            }
             Self::Io { .. } => "look at what the command is connected to".to_owned(),
             other => other.inner().map(Blame::advice).unwrap_or_default(),
         }

@@ -55,8 +55,8 @@ impl Explanation<'_> {
                 )
             }
             (Outcome::TokenOnly, Some(appraisal)) => match worst(appraisal) {
-                None => "the KBS trusts what this node booted".to_owned(),
-                Some(_) => format!("the KBS does not trust this node: {}", complaint(appraisal)),
+                None if vouched(appraisal) => "the KBS trusts what this node booted".to_owned(),
+                _ => format!("the KBS does not trust this node: {}", complaint(appraisal)),
             },
             (Outcome::TokenOnly, None) => "the token holds no appraisal of a machine".to_owned(),
         }
@@ -148,6 +148,10 @@ impl Explanation<'_> {
 /// What the policy disliked, from the worst claim of the trust vector.
 fn complaint(appraisal: &Appraisal) -> String {
     match worst(appraisal) {
+        None if !vouched(appraisal) => format!(
+            "its attestation policy does not vouch for this node (verdict {})",
+            appraisal.status.as_deref().unwrap_or("missing")
+        ),
         None => "it trusts what this node booted, but the resource policy reserves this path for another \
                  node or for a later phase of the boot"
             .to_owned(),
@@ -169,17 +173,24 @@ fn complaint(appraisal: &Appraisal) -> String {
 
 fn cure(appraisal: &Appraisal) -> &'static str {
     match worst(appraisal).map(|(claim, _)| claim) {
+        None if !vouched(appraisal) => {
+            "look at the attestation policy of the KBS: it found nothing wrong and nothing right"
+        }
         None => {
             "ask for this node's own path (kbs.path in agent.toml), or register the node under it"
         }
         Some("executables") => {
-            "compare the PCRs above with the reference values of the KBS and the key with its registered \
-             keys; approve the image or register the node if the difference is yours, else treat the \
+            "compare the PCRs with the reference values of the KBS and the key with its registered keys; approve the image or register the node if the difference is yours, else treat the \
              machine as tampered with"
         }
         Some("hardware") => "update the machine's firmware, or lower the policy's floor knowingly",
-        Some(_) => "compare the claims above with the attestation policy of the KBS",
+        Some(_) => "compare the claims with the attestation policy of the KBS",
     }
+}
+
+/// Whether the verdict is good. A policy that says nothing at all gives `none`, without a bad claim.
+fn vouched(appraisal: &Appraisal) -> bool {
+    appraisal.status.as_deref() == Some("affirming")
 }
 
 /// The claim with the worst tier, if one is worse than affirming.
@@ -206,7 +217,7 @@ fn is_used(pcr: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Explanation, Outcome};
-    use kbs_protocol::ear::{Appraisal, Ear};
+    use kbs_protocol::ear::{Appraisal, Ear, Tier};
     use kbs_protocol::refusal::{Refusal, Step};
     use std::collections::BTreeMap;
 
@@ -224,7 +235,7 @@ mod tests {
         node: Option<&str>,
     ) -> Explanation<'a> {
         let appraisal = Appraisal {
-            status: Some("warning".to_owned()),
+            status: Some(Tier::of(executables).to_string()),
             trust_vector: [
                 ("executables".to_owned(), executables),
                 ("hardware".to_owned(), 2),
@@ -299,6 +310,29 @@ mod tests {
                 .contains("reserves this path for another node")
         );
         assert!(explained.advice().unwrap().contains("this node's own path"));
+    }
+
+    #[test]
+    fn a_policy_that_says_nothing_does_not_trust() {
+        let refusal = deny();
+        let mut explained = explanation(&refusal, 0, None);
+        assert!(
+            explained
+                .sentence()
+                .ends_with("does not vouch for this node (verdict none)"),
+            "{}",
+            explained.sentence()
+        );
+        assert!(explained.advice().unwrap().contains("attestation policy"));
+        explained.outcome = Outcome::TokenOnly;
+        assert!(
+            explained
+                .sentence()
+                .starts_with("the KBS does not trust this node")
+        );
+        let mut trusted = explanation(&refusal, 3, Some("n1"));
+        trusted.outcome = Outcome::TokenOnly;
+        assert_eq!(trusted.sentence(), "the KBS trusts what this node booted");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::kbs::{Client, Patience};
 use crate::node::Node;
 use crate::report;
-use crate::trust::{self, Hint, Target};
+use crate::trust::{self, Hint, Origin, Target};
 use clevis_pin::{Binding, Cek, Fetched, Purpose, SecretRequest, SecretSource, Server};
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::resource_secret::ResourceSecret;
@@ -79,6 +79,10 @@ fn target(config: &Config, node: &NodeId, request: &SecretRequest<'_>) -> Result
         });
     }
     let hint = Hint {
+        origin: match request.purpose {
+            Purpose::Encrypt => Origin::PinConfig,
+            Purpose::Decrypt => Origin::Token,
+        },
         servers: request
             .servers
             .iter()
@@ -92,7 +96,7 @@ fn target(config: &Config, node: &NodeId, request: &SecretRequest<'_>) -> Result
 
 /// Reads what the KBS stores, and insists that it is for this node and path. In `header` mode the path is
 /// the token's, so only a secret that names a node can contradict it.
-fn read_secret(
+pub(crate) fn read_secret(
     content: &Secret,
     config: &Config,
     node: &NodeId,

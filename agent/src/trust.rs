@@ -12,10 +12,32 @@ use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::message::InitData;
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::{Blame, NodeId, Owner, Persistence};
+use std::fmt;
 
-/// What a token says about itself.
+/// Who says what is compared with the configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A token, from a disk.
+    #[default]
+    Token,
+    /// The configuration given to `clevis encrypt trustee`, from an administrator.
+    PinConfig,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "the token",
+            Self::PinConfig => "the pin configuration",
+        })
+    }
+}
+
+/// What a token says about itself, or the pin's configuration about a token to be made.
 #[derive(Debug, Clone, Default)]
 pub struct Hint<'h> {
+    /// Whose words these are.
+    pub origin: Origin,
     /// Address and certificate of each server. The certificate is empty, PEM, or the SHA-256 of a
     /// certificate's DER form in hexadecimal.
     pub servers: Vec<(&'h str, &'h str)>,
@@ -50,42 +72,50 @@ pub struct Server {
 #[non_exhaustive]
 pub enum TrustError {
     /// The token names a server that the configuration does not.
-    #[error("the token names the server {named:?}, agent.toml allows {}", .allowed.join(", "))]
+    #[error("{origin} names the server {named:?}, agent.toml allows {}", .allowed.join(", "))]
     Server {
+        /// Who names it.
+        origin: Origin,
         /// What the token says.
         named: String,
         /// The configured servers.
         allowed: Vec<String>,
     },
     /// The token names a certificate that the configuration does not trust.
-    #[error(
-        "the token names a certificate {named:?} for {server:?} that agent.toml does not trust"
-    )]
+    #[error("{origin} names a certificate {named:?} for {server:?} that agent.toml does not trust")]
     Certificate {
+        /// Who names it.
+        origin: Origin,
         /// The server, as the token names it.
         server: String,
         /// SHA-256 of the certificate, or the beginning of what stands in its place.
         named: String,
     },
     /// The token names another resource than this node's.
-    #[error("the token names the resource {named:?}, this node's is {expected:?}")]
+    #[error("{origin} names the resource {named:?}, this node's is {expected:?}")]
     Path {
+        /// Who names it.
+        origin: Origin,
         /// What the token says.
         named: String,
         /// The configured template with this node's id.
         expected: String,
     },
     /// The token carries other init-data than the configuration.
-    #[error("the token carries init-data {named}, agent.toml {configured}")]
+    #[error("{origin} carries init-data {named}, agent.toml {configured}")]
     InitData {
+        /// Who carries it.
+        origin: Origin,
         /// SHA-256 of what the token says.
         named: String,
         /// SHA-256 of what is configured, or that there is none.
         configured: String,
     },
     /// In header mode: the token cannot be followed either.
-    #[error("the token does not say where to ask: {why}")]
+    #[error("{origin} does not say where to ask: {why}")]
     Unusable {
+        /// Who does not.
+        origin: Origin,
         /// What is missing or wrong.
         why: String,
     },
@@ -94,11 +124,24 @@ pub enum TrustError {
     Template(String),
 }
 
+impl TrustError {
+    fn origin(&self) -> Option<Origin> {
+        match self {
+            Self::Server { origin, .. }
+            | Self::Certificate { origin, .. }
+            | Self::Path { origin, .. }
+            | Self::InitData { origin, .. }
+            | Self::Unusable { origin, .. } => Some(*origin),
+            Self::Template(_) => None,
+        }
+    }
+}
+
 impl Blame for TrustError {
     fn owner(&self) -> Owner {
-        match self {
-            Self::Template(_) => Owner::Configuration,
-            _ => Owner::Data,
+        match self.origin() {
+            Some(Origin::Token) => Owner::Data,
+            Some(Origin::PinConfig) | None => Owner::Configuration,
         }
     }
 
@@ -107,6 +150,11 @@ impl Blame for TrustError {
     }
 
     fn advice(&self) -> String {
+        if self.origin() == Some(Origin::PinConfig) {
+            return "leave it out of the pin configuration, so that agent.toml decides, or change \
+                    agent.toml of the image first"
+                .to_owned();
+        }
         match self {
             Self::Server { .. } | Self::Certificate { .. } => {
                 "whoever can write to the disk can write this. If the token is yours, add the server or \
@@ -114,8 +162,8 @@ impl Blame for TrustError {
                  tampered with"
             }
             Self::Path { .. } => {
-                "this is another node's volume, or the node's attestation key is a new one: bind the \
-                 volume again, or set kbs.path"
+                "this is another node's volume, the node's attestation key is a new one, or kbs.path was \
+                 changed: bind the volume again, or set kbs.path back"
             }
             Self::InitData { .. } => {
                 "put the init-data of the token into kbs.init_data_file, byte for byte, or bind the \
@@ -170,6 +218,7 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
         );
         return follow(config, hint);
     }
+    let origin = hint.origin;
     let target = configured(config, node)?;
     for (url, certificate) in &hint.servers {
         let known = ServerUrl::parse(url, config.kbs.insecure_http)
@@ -177,15 +226,17 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
         if !known {
             let allowed = config.kbs.servers.iter().map(ToString::to_string).collect();
             return Err(TrustError::Server {
+                origin,
                 named: shorten(url),
                 allowed,
             });
         }
-        check_certificate(&config.kbs.anchors, url, certificate)?;
+        check_certificate(origin, &config.kbs.anchors, url, certificate)?;
     }
     if hint.path != target.path.as_str() {
         let expected = target.path.to_string();
         return Err(TrustError::Path {
+            origin,
             named: shorten(hint.path),
             expected,
         });
@@ -200,6 +251,7 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
             .as_deref()
             .map_or("none".to_owned(), digest);
         return Err(TrustError::InitData {
+            origin,
             named: digest(named),
             configured,
         });
@@ -208,7 +260,12 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
 }
 
 /// A certificate in a token says nothing new, or it is refused.
-fn check_certificate(anchors: &Anchors, server: &str, certificate: &str) -> Result<(), TrustError> {
+fn check_certificate(
+    origin: Origin,
+    anchors: &Anchors,
+    server: &str,
+    certificate: &str,
+) -> Result<(), TrustError> {
     let certificate = certificate.trim();
     if certificate.is_empty() {
         return Ok(());
@@ -221,6 +278,7 @@ fn check_certificate(anchors: &Anchors, server: &str, certificate: &str) -> Resu
     match named.into_iter().find(|digest| !trusted.contains(digest)) {
         None => Ok(()),
         Some(digest) => Err(TrustError::Certificate {
+            origin,
             server: shorten(server),
             named: shorten(&digest),
         }),
@@ -230,7 +288,8 @@ fn check_certificate(anchors: &Anchors, server: &str, certificate: &str) -> Resu
 /// Header mode: what the token says. Plain http still needs `insecure_http`, and a server without a
 /// certificate is recognised by the configured anchors: nothing is ever trusted without being named.
 fn follow(config: &Config, hint: &Hint<'_>) -> Result<Target, TrustError> {
-    let unusable = |why: String| TrustError::Unusable { why };
+    let origin = hint.origin;
+    let unusable = |why: String| TrustError::Unusable { origin, why };
     let mut servers = Vec::new();
     for (url, certificate) in &hint.servers {
         let url = ServerUrl::parse(url, config.kbs.insecure_http)

@@ -58,6 +58,27 @@ fn a_node_that_is_what_it_should_be() {
     assert_eq!(explain_json(&world)["ok"], true);
 }
 
+/// The KBS gives what is stored, and what is stored opens no disk: the pin refuses it, so `explain` must not
+/// say that all is well.
+#[test]
+fn a_secret_that_the_pin_would_refuse() {
+    let (world, _, stored) = World::enrolled().unwrap();
+    let path = stored.path.as_str();
+    let somebody_elses =
+        br#"{"key_type":"oct","key":"0123456789abcdef0123456789abcdef","node":"n2"}"#;
+    for (content, reason) in [
+        (
+            &b"no key at all"[..],
+            "the secret stored in the KBS is malformed",
+        ),
+        (somebody_elses, "the secret belongs to node \"n2\""),
+    ] {
+        world.lab.admin(&["set-resource", path], content).unwrap();
+        says(&explain(&world), 15, &[reason, "the data"]);
+        assert_eq!(explain_json(&world)["ok"], false);
+    }
+}
+
 #[test]
 fn another_boot() {
     let (world, node, stored) = World::enrolled().unwrap();

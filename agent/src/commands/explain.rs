@@ -7,8 +7,8 @@ use crate::exit;
 use crate::explain::{Explanation, Outcome};
 use crate::kbs::{Client, Patience};
 use crate::node::Node;
+use crate::source::read_secret;
 use crate::{report, trust};
-use kbs_protocol::Blame as _;
 use kbs_protocol::ear::Ear;
 use std::io::Read as _;
 use std::path::Path;
@@ -25,11 +25,18 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
         &mut report::waiting(),
     );
 
+    // What came may still be nothing that opens a disk: the pin would say no, so this says why.
+    let unusable = result.as_ref().ok().and_then(|fetched| {
+        read_secret(&fetched.secret, &node.config, &node.id, &target.path).err()
+    });
     // A token that cannot be read explains nothing; the refusal still stands.
     let ear = |token: &crate::kbs::Token| Ear::read(token.as_str()).ok();
     let (outcome, server, ear) = match &result {
         Ok(fetched) => (
-            Outcome::Released,
+            match &unusable {
+                Some(error) => Outcome::Refused(error),
+                None => Outcome::Released,
+            },
             Some(fetched.server.to_string()),
             ear(&fetched.token),
         ),
@@ -47,28 +54,30 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
         ear,
     };
     report::success(&explanation.to_json(), &explanation.to_text(), json)?;
-    Ok(match &result {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => exit::status(error.owner()),
+    Ok(match outcome {
+        Outcome::Refused(error) => exit::status(error.owner()),
+        Outcome::Released | Outcome::TokenOnly => ExitCode::SUCCESS,
     })
 }
 
 /// Explains a token from standard input, such as one found in a server's log.
 pub(super) fn token(json: bool) -> Result<ExitCode, Error> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     std::io::stdin()
         .take(TOKEN_LIMIT)
-        .read_to_string(&mut text)
+        .read_to_end(&mut bytes)
         .map_err(|error| Error::Io {
             action: "read the token from standard input",
             error,
         })?;
+    let text = String::from_utf8_lossy(&bytes);
+    let ear = Ear::read(text.trim()).map_err(Error::NoToken)?;
     let explanation = Explanation {
         outcome: Outcome::TokenOnly,
         path: None,
         server: None,
         node: None,
-        ear: Some(Ear::read(text.trim())?),
+        ear: Some(ear),
     };
     report::success(&explanation.to_json(), &explanation.to_text(), json)
 }

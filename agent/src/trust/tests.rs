@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use super::{Hint, TrustError, admit, configured};
+use super::{Hint, Origin, TrustError, admit, configured};
 use crate::config::{Config, sha256_hex};
 use kbs_protocol::{Blame as _, NodeId, Owner, Persistence};
 
@@ -71,6 +71,7 @@ fn a_token_that_agrees_gives_the_configured_target() {
             servers,
             path: &path(),
             init_data,
+            ..Hint::default()
         };
         assert_eq!(
             admit(&config, &node(), &hint).unwrap(),
@@ -88,7 +89,7 @@ fn a_token_that_says_more_than_the_configuration_is_refused() {
     let good = Hint {
         servers: vec![("https://kbs1.example:8080", "")],
         path: &path,
-        init_data: None,
+        ..Hint::default()
     };
     assert!(admit(&config, &node(), &good).is_ok());
 
@@ -167,6 +168,45 @@ fn a_token_that_says_more_than_the_configuration_is_refused() {
 }
 
 #[test]
+fn an_administrators_own_words_are_not_called_tampering() {
+    let config = config("measured", &authority());
+    let path = path();
+    let good = Hint {
+        origin: Origin::PinConfig,
+        path: &path,
+        ..Hint::default()
+    };
+    assert!(admit(&config, &node(), &good).is_ok());
+    let servers = |url| vec![(url, "garbage")];
+    for bad in [
+        Hint {
+            servers: servers("https://evil.example"),
+            ..good.clone()
+        },
+        Hint {
+            servers: servers("https://kbs2.example"),
+            ..good.clone()
+        },
+        Hint {
+            path: "default/x/root",
+            ..good.clone()
+        },
+        Hint {
+            init_data: Some("x"),
+            ..good.clone()
+        },
+    ] {
+        let error = admit(&config, &node(), &bad).unwrap_err();
+        assert!(
+            error.to_string().starts_with("the pin configuration "),
+            "{error}"
+        );
+        assert_eq!(error.owner(), Owner::Configuration, "{error}");
+        assert!(!error.advice().contains("tampered"), "{error}");
+    }
+}
+
+#[test]
 fn what_a_stranger_wrote_is_quoted_and_cut() {
     let config = config("measured", &authority());
     let long = format!("https://evil\u{1b}[2J{}", "x".repeat(10_000));
@@ -176,7 +216,7 @@ fn what_a_stranger_wrote_is_quoted_and_cut() {
         &Hint {
             servers,
             path: &path(),
-            init_data: None,
+            ..Hint::default()
         },
     )
     .to_string();
@@ -196,6 +236,7 @@ fn header_mode_follows_the_token_but_never_trusts_without_a_name() {
         servers,
         path: "default/some-uuid/root",
         init_data: Some(INIT_DATA),
+        ..Hint::default()
     };
     let target = admit(&config, &node(), &hint).unwrap();
     assert_eq!(target.servers[0].url.as_str(), "https://old.example:8080");
@@ -244,7 +285,7 @@ fn header_mode_without_any_anchor_is_refused() {
     let hint = |url| Hint {
         servers: vec![(url, "")],
         path: "a/b/c",
-        init_data: None,
+        ..Hint::default()
     };
     assert!(admit(&config, &node(), &hint("http://kbs.example")).is_ok());
     let error = refuse(&config, &hint("https://kbs.example"));
