@@ -205,7 +205,7 @@ impl Blame for TpmError {
                  reboot"
             }
             Self::PcrsKeepChanging { .. } => {
-                "find out what extends PCRs all the time; the agent tries again"
+                "find out what extends PCRs all the time, then try again"
             }
             Self::Contradiction => {
                 "do not trust this TPM: update its firmware (or the hypervisor's vTPM) or replace it"

@@ -160,7 +160,10 @@ pub(super) fn advice(step: Step, meaning: Meaning) -> &'static str {
             "wait for the lockout to run out or clear it with `tpm2_dictionarylockout -c`; keys that \
              this program creates are exempt from it"
         }
-        (Meaning::Busy | Meaning::Disconnected, _) => "the agent tries again",
+        (Meaning::Busy, _) => "try again in a moment",
+        (Meaning::Disconnected, _) => {
+            "try again; if it stays, look at the kernel's messages about the TPM (dmesg)"
+        }
         (Meaning::OutOfMemory, _) => {
             "use device:/dev/tpmrm0, which swaps keys in and out, instead of /dev/tpm0; on a software \
              TPM flush with `tpm2_flushcontext -t`"

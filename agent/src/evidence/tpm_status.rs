@@ -56,7 +56,7 @@ pub enum AkState {
     },
 }
 
-/// Looks at the TPM that `tcti` names and at the key at `ak_handle`. Reads only: eight commands.
+/// Looks at the TPM that `tcti` names and at the key at `ak_handle`. Reads only: nine commands.
 ///
 /// # Errors
 /// The TPM cannot be reached or does not answer. A weak key is part of the report, not an error.
@@ -67,7 +67,13 @@ pub fn inspect(tcti: &str, ak_handle: u32) -> Result<TpmReport, TpmError> {
     let permanent = self::properties(&mut context, PropertyTag::Permanent, 1)?
         .find(PropertyTag::Permanent)
         .map_or(0, |property| property.value());
-    let ak = match find(&mut context, ak_handle) {
+    // Asked first: tpm2-tss prints three lines about a handle that has nothing, and that is no error here.
+    let found = if is_kept(&mut context, ak_handle)? {
+        find(&mut context, ak_handle)
+    } else {
+        Ok(None)
+    };
+    let ak = match found {
         Ok(None) => AkState::Absent,
         Ok(Some(key)) => AkState::Ok {
             node_id: NodeId::from_spki_der(&key.spki_der).to_string(),
@@ -96,6 +102,20 @@ pub fn inspect(tcti: &str, ak_handle: u32) -> Result<TpmReport, TpmError> {
         lockout: permanent & IN_LOCKOUT != 0,
         pcrs,
     })
+}
+
+/// Whether the TPM keeps anything at this handle.
+fn is_kept(context: &mut Context, handle: u32) -> Result<bool, TpmError> {
+    let (data, _) = context
+        .get_capability(CapabilityType::Handles, handle, 1)
+        .map_err(|error| TpmError::response(Step::Capability, error))?;
+    let CapabilityData::Handles(handles) = data else {
+        return Ok(true);
+    };
+    Ok(handles
+        .as_ref()
+        .iter()
+        .any(|kept| u32::from(*kept) == handle))
 }
 
 fn properties(
