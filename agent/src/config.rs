@@ -257,11 +257,6 @@ impl Config {
     }
 }
 
-/// Where the program looks when nobody says otherwise.
-pub const DEFAULT_FILE: &str = "/etc/trustee/agent.toml";
-/// The variable that names another file.
-pub const FILE_VARIABLE: &str = "TRUSTEE_AGENT_CONFIG";
-
 /// Files that the text names and [`Config::load`] reads.
 #[derive(Debug, Clone, Default)]
 struct Files {

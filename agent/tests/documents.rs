@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::path::Path;
 use std::process::Command;
 use trustee_agent::config::Config;
 
@@ -56,6 +57,43 @@ fn every_documented_key_exists_and_is_in_both_documents() {
     assert!(keys >= 17, "only {keys} keys documented");
 }
 
+/// Somebody searches the page for the sentence on the console.
+#[test]
+fn every_message_in_the_troubleshooting_page_exists() {
+    let room = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut sources = String::new();
+    for source in ["agent", "clevis-pin", "kbs-protocol"] {
+        read_sources(&room.join(source).join("src"), &mut sources);
+    }
+    let one_line: Vec<&str> = sources.split("\\\n").map(str::trim_start).collect();
+    let sources = one_line.concat();
+    let mut messages = 0;
+    for line in TROUBLE.lines() {
+        let Some((message, _)) = line.strip_prefix("| ").and_then(|l| l.split_once(" | ")) else {
+            continue;
+        };
+        if message == "what it says" {
+            continue;
+        }
+        messages += 1;
+        let known = message.trim_end_matches(" …");
+        assert!(sources.contains(known), "nothing says {known:?}");
+    }
+    assert!(messages >= 15, "only {messages} messages found");
+}
+
+fn read_sources(directory: &Path, into: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, into);
+        } else {
+            into.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
 const MANUAL: &str = include_str!("../man/trustee-agent.8");
 const FORMAT: &str = include_str!("../man/agent.toml.5");
+const TROUBLE: &str = include_str!("../../docs/troubleshooting.md");
 const GUIDE: &str = include_str!("../../docs/agent.toml.md");
