@@ -3,14 +3,17 @@
 //! `trustee-agent doctor`: everything between this node and its secret, in the order in which it is needed.
 //! Stops at the first broken thing, because what comes after it cannot work either.
 
+mod findings;
+
 use crate::config::{Config, ServerUrl};
 use crate::error::Error;
 use crate::evidence::tpm_status::{AkState, inspect};
 use crate::exit;
 use crate::kbs::{Client, KbsError, Probe};
 use crate::{report, trust};
+use findings::{Broken, Checks};
 use kbs_protocol::{Blame as _, NodeId, Owner, Tee};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,7 +26,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     let broken = examine(&config, path, &mut checks).err();
     let facts = json!({
         "ok": broken.is_none(),
-        "checks": checks.0,
+        "checks": checks.lines(),
         "broken": broken.as_ref().map(Broken::to_json),
     });
     let text = checks.to_text(broken.as_ref());
@@ -240,85 +243,6 @@ fn each<T>(
         }
     }
     Ok(values)
-}
-
-/// What has been found so far, one line a fact.
-#[derive(Default)]
-struct Checks(Vec<Value>);
-
-impl Checks {
-    fn note(&mut self, check: &str, fact: &str) {
-        self.0
-            .push(json!({ "check": check, "ok": true, "fact": fact }));
-    }
-
-    fn warn(&mut self, check: &str, fact: &str) {
-        self.0
-            .push(json!({ "check": check, "ok": false, "fact": fact }));
-    }
-
-    fn to_text(&self, broken: Option<&Broken>) -> String {
-        let member = |line: &Value, name| {
-            line.get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
-        let mut lines: Vec<String> = Vec::new();
-        for line in &self.0 {
-            let mark = if line.get("ok") == Some(&Value::Bool(true)) {
-                "ok  "
-            } else {
-                "warn"
-            };
-            lines.push(format!(
-                "{mark}  {:<16}  {}",
-                member(line, "check"),
-                member(line, "fact")
-            ));
-        }
-        match broken {
-            None => lines.push(
-                "everything between this node and its KBS works; `trustee-agent explain` asks for the secret"
-                    .to_owned(),
-            ),
-            Some(broken) => lines.extend([
-                format!("FAIL  {:<16}  {}", broken.check, broken.why),
-                format!("      {:<16}  {}", "to act", broken.owner),
-                format!("      {:<16}  {}", "next", broken.advice),
-            ]),
-        }
-        lines.join("\n") + "\n"
-    }
-}
-
-/// The first thing that does not work.
-struct Broken {
-    check: &'static str,
-    owner: Owner,
-    why: String,
-    advice: String,
-}
-
-impl Broken {
-    fn new(check: &'static str, owner: Owner, why: String, advice: String) -> Self {
-        Self {
-            check,
-            owner,
-            why,
-            advice,
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        json!({
-            "check": self.check,
-            "owner": self.owner.as_str(),
-            "message": self.why,
-            "advice": self.advice,
-            "exit_code": exit::code(self.owner),
-        })
-    }
 }
 
 /// Below this no certificate and no token notices.
