@@ -99,6 +99,12 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             Long("version") | Short('V') => return Ok(print(VERSION)),
             Value(word) => {
                 words.push(word.string()?);
+                if json && words.first().is_some_and(|word| word == "pin") {
+                    return Err(
+                        "--json does not go with `pin`: its output is the token or the plaintext"
+                            .into(),
+                    );
+                }
                 if words == ["pin", "encrypt"] {
                     let rest: Vec<OsString> = parser.raw_args()?.collect();
                     return Ok(Invocation {
@@ -284,6 +290,7 @@ mod tests {
             (&["t", "--frob"], "--frob"),
             (&["t", "fetch", "--path"], "--path"),
             (&["t", "explain", "--token", "file"], "standard input"),
+            (&["t", "--json", "pin", "decrypt"], "`pin`"),
         ] {
             assert!(read(line).unwrap_err().contains(reason), "{line:?}");
         }

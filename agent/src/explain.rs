@@ -5,6 +5,7 @@
 //! The facts come from the attestation token, which the server signed but which is not verified here: it is
 //! shown, never acted on.
 
+use kbs_protocol::Owner;
 use kbs_protocol::ear::{Appraisal, Ear, Tier};
 use kbs_protocol::encoding::{b64, hex};
 use serde_json::{Value, json};
@@ -33,7 +34,9 @@ pub enum Outcome<'a> {
     Released,
     /// It did not.
     Refused(&'a dyn kbs_protocol::Blame),
-    /// Only a token was given; nobody asked for anything.
+    /// This node attested and asked for nothing: the verdict is the outcome.
+    Attested,
+    /// Somebody's token was given; to show it is all there is to do.
     TokenOnly,
 }
 
@@ -45,7 +48,7 @@ impl Explanation<'_> {
         match (self.outcome, appraisal) {
             (Outcome::Released, _) => format!("the KBS gives {path} to this node"),
             (Outcome::Refused(error), None) => error.to_string(),
-            (Outcome::Refused(error), Some(_)) if error.owner() != kbs_protocol::Owner::Policy => {
+            (Outcome::Refused(error), Some(_)) if error.owner() != Owner::Policy => {
                 error.to_string()
             }
             (Outcome::Refused(_), Some(appraisal)) => {
@@ -54,26 +57,37 @@ impl Explanation<'_> {
                     complaint(appraisal)
                 )
             }
-            (Outcome::TokenOnly, Some(appraisal)) => match worst(appraisal) {
+            (Outcome::Attested | Outcome::TokenOnly, Some(appraisal)) => match worst(appraisal) {
                 None if vouched(appraisal) => "the KBS trusts what this node booted".to_owned(),
                 _ => format!("the KBS does not trust this node: {}", complaint(appraisal)),
             },
-            (Outcome::TokenOnly, None) => "the token holds no appraisal of a machine".to_owned(),
+            (Outcome::Attested | Outcome::TokenOnly, None) => {
+                "the token holds no appraisal of a machine".to_owned()
+            }
         }
     }
 
     /// The next step.
     pub fn advice(&self) -> Option<String> {
-        let Outcome::Refused(error) = self.outcome else {
-            return None;
-        };
+        let owner = self.owner()?;
         let appraisal = self.ear.as_ref().and_then(Ear::primary);
-        Some(match appraisal {
-            Some(appraisal) if error.owner() == kbs_protocol::Owner::Policy => {
-                cure(appraisal).to_owned()
-            }
-            _ => error.advice(),
-        })
+        match (self.outcome, appraisal) {
+            (_, Some(appraisal)) if owner == Owner::Policy => Some(cure(appraisal).to_owned()),
+            (Outcome::Refused(error), _) => Some(error.advice()),
+            _ => None,
+        }
+    }
+
+    /// The party that has to act, if any: also where the KBS answers and does not trust.
+    pub fn owner(&self) -> Option<Owner> {
+        match self.outcome {
+            Outcome::Released | Outcome::TokenOnly => None,
+            Outcome::Refused(error) => Some(error.owner()),
+            Outcome::Attested => match self.ear.as_ref().and_then(Ear::primary) {
+                Some(appraisal) if vouched(appraisal) => None,
+                _ => Some(Owner::Policy),
+            },
+        }
     }
 
     /// Sentence and table, for people.
@@ -90,7 +104,7 @@ impl Explanation<'_> {
     pub fn to_json(&self) -> Value {
         let appraisal = self.ear.as_ref().and_then(Ear::primary);
         json!({
-            "ok": !matches!(self.outcome, Outcome::Refused(_)),
+            "ok": self.owner().is_none(),
             "sentence": self.sentence(),
             "advice": self.advice(),
             "server": self.server,
@@ -132,14 +146,15 @@ impl Explanation<'_> {
             for (number, value) in appraisal.pcrs.iter().filter(|(_, value)| is_used(value)) {
                 row(&format!("PCR {number}"), Some(value.clone()));
             }
+            let unused = appraisal.pcrs.iter().filter(|(_, value)| !is_used(value));
+            let unused: Vec<String> = unused.map(|(number, _)| number.to_string()).collect();
+            let unused = Some(unused.join(" ")).filter(|numbers| !numbers.is_empty());
+            row(
+                "never extended",
+                unused.map(|numbers| format!("PCR {numbers}")),
+            );
         }
-        row(
-            "to act",
-            match self.outcome {
-                Outcome::Refused(error) => Some(error.owner().to_string()),
-                _ => None,
-            },
-        );
+        row("to act", self.owner().map(|owner| owner.to_string()));
         row("next", self.advice());
         rows
     }
@@ -209,7 +224,8 @@ fn fingerprint(appraisal: &Appraisal) -> Option<String> {
     Some(hex::encode(Sha256::digest(der)))
 }
 
-/// A register that nothing extended tells nothing: all zeros, or all ones for the resettable ones.
+/// A register that nothing extended: all zeros, or all ones for the resettable ones. Its value tells nothing;
+/// that nothing measured into it may tell all.
 fn is_used(pcr: &str) -> bool {
     !pcr.chars().all(|c| c == '0') && !pcr.chars().all(|c| c == 'f')
 }
@@ -217,6 +233,7 @@ fn is_used(pcr: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Explanation, Outcome};
+    use kbs_protocol::Owner;
     use kbs_protocol::ear::{Appraisal, Ear, Tier};
     use kbs_protocol::refusal::{Refusal, Step};
     use std::collections::BTreeMap;
@@ -283,10 +300,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
-        assert!(
-            !text.contains("PCR 16") && !text.contains("PCR 17"),
-            "unused registers say nothing"
-        );
+        assert!(text.contains("never extended    PCR 16 17\n"), "{text}");
         assert_eq!(explained.to_json()["error"]["exit_code"], 14);
     }
 
@@ -324,15 +338,22 @@ mod tests {
             explained.sentence()
         );
         assert!(explained.advice().unwrap().contains("attestation policy"));
-        explained.outcome = Outcome::TokenOnly;
+        explained.outcome = Outcome::Attested;
         assert!(
             explained
                 .sentence()
                 .starts_with("the KBS does not trust this node")
         );
+        assert_eq!(explained.owner(), Some(Owner::Policy));
+        assert_eq!(explained.to_json()["ok"], false);
+        assert!(explained.advice().is_some());
+        explained.outcome = Outcome::TokenOnly;
+        assert!(explained.sentence().contains("does not trust") && explained.owner().is_none());
         let mut trusted = explanation(&refusal, 3, Some("n1"));
-        trusted.outcome = Outcome::TokenOnly;
+        trusted.outcome = Outcome::Attested;
         assert_eq!(trusted.sentence(), "the KBS trusts what this node booted");
+        assert_eq!((trusted.owner(), trusted.advice()), (None, None));
+        assert_eq!(trusted.to_json()["ok"], true);
     }
 
     #[test]

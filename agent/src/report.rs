@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::exit;
+use crate::explain::Explanation;
 use crate::kbs::Wait;
 use kbs_protocol::{Blame, Persistence};
 use rustix::io::{Errno, write};
@@ -42,6 +43,15 @@ pub fn success(facts: &Value, text: &str, json: bool) -> Result<ExitCode, Error>
         eprint!("{text}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints why something came or did not; the exit code names the party that has to act, if one has.
+///
+/// # Errors
+/// [`Error::Io`] when standard output does not take it.
+pub fn explanation(explanation: &Explanation<'_>, json: bool) -> Result<ExitCode, Error> {
+    let done = success(&explanation.to_json(), &explanation.to_text(), json)?;
+    Ok(explanation.owner().map_or(done, exit::status))
 }
 
 /// A callback that tells a waiting person why, since when, and what comes next: at each new reason, and

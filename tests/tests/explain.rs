@@ -177,6 +177,20 @@ fn a_machine_without_a_tpm() {
     assert!(explained.err().contains("this machine"), "{explained}");
 }
 
+/// A script that goes on after `attest` must be able to rely on it.
+#[test]
+fn attest_succeeds_only_where_the_verdict_is_good() {
+    let (world, _, _) = World::enrolled().unwrap();
+    let attest = || world.agent(["attest"]).capture().unwrap();
+    says(&attest(), 0, &["the KBS trusts what this node booted"]);
+    world.tamper(4).unwrap();
+    says(
+        &attest(),
+        14,
+        &["the KBS does not trust this node", "the policy"],
+    );
+}
+
 #[test]
 fn a_token_from_somewhere_else() {
     let world = World::new().unwrap();

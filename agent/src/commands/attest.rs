@@ -19,11 +19,11 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
     let attestation = client.attest(&mut node, patience, &mut report::waiting())?;
     let server = attestation.server.to_string();
     let explanation = Explanation {
-        outcome: Outcome::TokenOnly,
+        outcome: Outcome::Attested,
         path: None,
         server: Some(&server),
         node: Some(node.id.to_string()),
         ear: Some(Ear::read(attestation.token.as_str())?),
     };
-    report::success(&explanation.to_json(), &explanation.to_text(), json)
+    report::explanation(&explanation, json)
 }

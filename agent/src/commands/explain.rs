@@ -3,7 +3,6 @@
 //! `trustee-agent explain`: ask for the secret, throw it away, and say why it came or did not.
 
 use crate::error::Error;
-use crate::exit;
 use crate::explain::{Explanation, Outcome};
 use crate::kbs::{Client, Patience};
 use crate::node::Node;
@@ -53,11 +52,7 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
         node: Some(node.id.to_string()),
         ear,
     };
-    report::success(&explanation.to_json(), &explanation.to_text(), json)?;
-    Ok(match outcome {
-        Outcome::Refused(error) => exit::status(error.owner()),
-        Outcome::Released | Outcome::TokenOnly => ExitCode::SUCCESS,
-    })
+    report::explanation(&explanation, json)
 }
 
 /// Explains a token from standard input, such as one found in a server's log.
@@ -79,7 +74,7 @@ pub(super) fn token(json: bool) -> Result<ExitCode, Error> {
         node: None,
         ear: Some(ear),
     };
-    report::success(&explanation.to_json(), &explanation.to_text(), json)
+    report::explanation(&explanation, json)
 }
 
 /// A token of TDX with its event log is under 1 MiB.

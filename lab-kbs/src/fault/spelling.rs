@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// What `lab-kbs serve --help` says about faults.
 pub const FAULT_HELP: &str = "\
-  error=STEP:NAME       answer with this refusal of Trustee (names: see below)
+\x20 error=STEP:NAME       answer with this refusal of Trustee (names: see below)
   status=STEP:CODE      answer with this HTTP status and a body that is not JSON
   drop-before=STEP      close the connection without an answer
   drop-mid-body=STEP    close the connection in the middle of the answer
