@@ -202,6 +202,9 @@ impl Blame for Error {
                 match owner_of(what) {
                     Owner::Configuration => "correct the value, then try again",
                     Owner::Data => "store the value again in the form the protocol gives it",
+                    _ if *what == ENROLMENT_ANSWER => {
+                        "make sure that enroll.registrar is a Sheepfold registrar of the agent's release"
+                    }
                     _ => {
                         "make sure that the address is a Trustee KBS of version 0.20 or newer and that \
                          no proxy rewrites its answers"
@@ -224,6 +227,7 @@ fn owner_of(what: &str) -> Owner {
 }
 
 pub(crate) const RESOURCE_PATH: &str = "the resource path";
+pub(crate) const ENROLMENT_ANSWER: &str = "the registrar's answer";
 pub(crate) const INIT_DATA: &str = "the init-data";
 pub(crate) const RESOURCE_SECRET: &str = "the secret stored in the KBS";
 

@@ -13,11 +13,15 @@
 //!    back with its key; what is inside is usually a [`resource_secret::ResourceSecret`];
 //! 5. whatever the server refuses becomes a [`refusal::Refusal`] that names its owner and the next step.
 //!
+//! Before its first handshake a node proves to a registrar that its key lives in a known TPM: the messages
+//! of that are in [`enroll`], the keys in [`tpm::public`].
+//!
 //! This crate opens no file and no socket, runs no clock and logs nothing. Parsers take bytes from
 //! strangers: each has a size limit, returns a typed error and never panics.
 
 pub mod ear;
 pub mod encoding;
+pub mod enroll;
 pub mod error;
 pub mod evidence;
 pub mod init_data;

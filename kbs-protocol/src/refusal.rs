@@ -20,6 +20,10 @@ pub enum Step {
     Attest,
     /// `GET /resource/…`.
     Resource,
+    /// Before all of these: the enrolment, [`crate::enroll::BEGIN_PATH`].
+    EnrollBegin,
+    /// Its end, [`crate::enroll::FINISH_PATH`].
+    EnrollFinish,
 }
 
 impl fmt::Display for Step {
@@ -28,6 +32,8 @@ impl fmt::Display for Step {
             Self::Auth => "the request for a challenge",
             Self::Attest => "the evidence",
             Self::Resource => "the request for the resource",
+            Self::EnrollBegin => "the request to enrol",
+            Self::EnrollFinish => "the activated credential",
         })
     }
 }

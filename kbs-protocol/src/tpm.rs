@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Reading what a TPM signed: TPMS_ATTEST and TPMT_SIGNATURE (TPM 2.0 Library, Part 2: Structures).
+//! Reading what a TPM signed, TPMS_ATTEST and TPMT_SIGNATURE, and what it says about its keys, see
+//! [`public`] (TPM 2.0 Library, Part 2: Structures).
 //!
 //! The attester uses this to check its own quote before it sends it, the verifier to check everybody's.
 //! All integers are big endian. Every length is checked in one place, [`Reader::take`].
+
+pub mod public;
 
 use crate::error::Error;
 use sha2::{Digest as _, Sha256};
@@ -132,6 +135,17 @@ pub fn rsassa_sha256_signature(bytes: &[u8]) -> Result<&[u8], Error> {
     Ok(signature)
 }
 
+/// What is inside a TPM2B, marshalled with its 16-bit length in front.
+///
+/// # Errors
+/// [`Error::Malformed`] for a length that is not that of the rest; `what` names the message.
+pub fn sized<'b>(what: &'static str, bytes: &'b [u8]) -> Result<&'b [u8], Error> {
+    let mut reader = Reader { what, rest: bytes };
+    let inside = reader.sized()?;
+    reader.end()?;
+    Ok(inside)
+}
+
 /// The digest that a quote over these PCRs must contain: SHA-256 over the concatenated values.
 pub fn pcr_digest(pcrs: &[[u8; 32]]) -> [u8; 32] {
     let mut hash = Sha256::new();
@@ -223,7 +237,7 @@ const TPM_GENERATED_VALUE: u32 = 0xff54_4347;
 /// Part 2, 6.9.
 const TPM_ST_ATTEST_QUOTE: u16 = 0x8018;
 /// Part 2, 6.3.
-const TPM_ALG_RSASSA: u16 = 0x0014;
+pub const TPM_ALG_RSASSA: u16 = 0x0014;
 /// Part 2, 6.3.
 pub const TPM_ALG_SHA256: u16 = 0x000b;
 /// Part 2, annex on implementation values: 16 in the reference code.
