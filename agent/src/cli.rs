@@ -27,6 +27,8 @@ pub enum Command {
         /// A path in the KBS, `{node}` allowed; the configured one by default.
         path: Option<String>,
     },
+    /// Prove to the registrar that the key lives in a TPM it knows.
+    Enroll,
     /// Show what this node is and whom it trusts. Asks no server.
     Status,
     /// Ask for the secret, throw it away, and say why it came or did not.
@@ -127,6 +129,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     let command = match words.as_slice() {
         ["attest"] => Command::Attest,
         ["fetch"] => Command::Fetch { path: path.take() },
+        ["enroll"] => Command::Enroll,
         ["status"] => Command::Status,
         ["explain"] => Command::Explain {
             token_from_stdin: std::mem::take(&mut token_from_stdin),
@@ -219,6 +222,7 @@ Usage: trustee-agent [--config FILE] [--json] COMMAND
 Commands:
   attest               prove what booted, show the verdict, fetch nothing
   fetch [--path PATH]  write the resource to standard output (default: kbs.path of agent.toml)
+  enroll               prove once to the registrar that this node's key lives in its TPM
   status               show this node's id, keys and trust anchors; asks no server
   explain [--token -]  ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
@@ -271,6 +275,7 @@ mod tests {
             }
         );
         assert_eq!(command(&["./trustee-agent", "attest"]), Command::Attest);
+        assert_eq!(command(&["./trustee-agent", "enroll"]), Command::Enroll);
         assert_eq!(
             command(&["t", "explain", "--token", "-"]),
             Command::Explain {

@@ -4,6 +4,7 @@
 
 mod attest;
 mod doctor;
+mod enroll;
 mod explain;
 mod fetch;
 mod pin;
@@ -40,6 +41,7 @@ fn dispatch(
     let outcome = match command {
         Command::Attest => attest::run(&config, json),
         Command::Fetch { path } => fetch::run(&config, path.as_deref(), json),
+        Command::Enroll => enroll::run(&config, json),
         Command::Status => status::run(&config, json),
         Command::Explain {
             token_from_stdin: true,

@@ -9,10 +9,12 @@
 mod anchors;
 mod check;
 mod duration;
+mod enroll;
 mod error;
 mod server;
 
 pub use anchors::Anchors;
+pub use enroll::Enroll;
 pub use error::ConfigError;
 pub use server::ServerUrl;
 
@@ -34,6 +36,8 @@ use std::time::Duration;
 pub struct Config {
     /// Where the KBS is, how it is recognised and what is asked of it.
     pub kbs: Kbs,
+    /// Where this node enrols, if it does that itself.
+    pub enroll: Option<Enroll>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
     /// Which TPM, and where its attestation key lives.
@@ -158,7 +162,11 @@ impl Config {
         }
         let raw: raw::Config = toml::from_str(text).map_err(|e| ConfigError::syntax(text, &e))?;
         let servers = server::list(&raw.kbs.servers, raw.kbs.insecure_http)?;
-        let anchors = Anchors::parse(raw.kbs.ca_pem.as_deref(), &raw.kbs.spki_sha256)?;
+        let anchors = Anchors::parse(
+            &anchors::KBS,
+            raw.kbs.ca_pem.as_deref(),
+            &raw.kbs.spki_sha256,
+        )?;
         if servers.iter().any(ServerUrl::is_https)
             && anchors.is_empty()
             && raw.kbs.ca_file.is_none()
@@ -173,6 +181,8 @@ impl Config {
                 ),
             ));
         }
+        let kbs_anchors = (!anchors.is_empty() || raw.kbs.ca_file.is_some()).then_some(&anchors);
+        let enroll = raw.enroll.map(|enroll| Enroll::parse(enroll, kbs_anchors));
         check::path(&raw.kbs.path)?;
         check::tcti(&raw.tpm.tcti)?;
         check::handle(raw.tpm.ak_handle)?;
@@ -184,6 +194,7 @@ impl Config {
                 init_data: None,
                 insecure_http: raw.kbs.insecure_http,
             },
+            enroll: enroll.transpose()?,
             timeouts: Timeouts {
                 connect: duration::positive("timeouts.connect", &raw.timeouts.connect)?,
                 request: duration::positive("timeouts.request", &raw.timeouts.request)?,
@@ -235,10 +246,10 @@ impl Config {
     fn read_files(&mut self, directory: &Path) -> Result<(), ConfigError> {
         if let Some(file) = &self.files.ca {
             let path = directory.join(file);
-            let pem = read_text("kbs.ca_file", &path, CA_LIMIT)?;
-            self.kbs
-                .anchors
-                .add_pem("kbs.ca_file", &path.display().to_string(), &pem)?;
+            read_anchors(&anchors::KBS, &path, &mut self.kbs.anchors)?;
+        }
+        if let Some(enroll) = &mut self.enroll {
+            enroll.read_files(directory, &self.kbs.anchors)?;
         }
         if let Some(file) = &self.files.init_data {
             let path = directory.join(file);
@@ -262,6 +273,11 @@ impl Config {
 struct Files {
     ca: Option<PathBuf>,
     init_data: Option<PathBuf>,
+}
+
+fn read_anchors(keys: &anchors::Keys, path: &Path, to: &mut Anchors) -> Result<(), ConfigError> {
+    let pem = read_text(keys.ca_file, path, CA_LIMIT)?;
+    to.add_pem(keys.ca_file, &path.display().to_string(), &pem)
 }
 
 /// Reads a text file up to a limit; what is larger is refused before it fills the memory.

@@ -13,12 +13,14 @@ mod handshake;
 mod headers;
 mod http;
 mod race;
+mod registrar;
 mod retry;
 mod tls;
 mod tls_problem;
 mod token;
 
 pub use error::{EvidenceFailure, KbsError};
+pub use registrar::{Enrol, Registrar};
 pub use retry::{Pace, Patience, SystemPace, Wait};
 pub use tls_problem::TlsProblem;
 pub use token::Token;

@@ -9,6 +9,27 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use sha2::{Digest as _, Sha256};
 
+/// The names of the keys that give anchors, for messages about them.
+pub(super) struct Keys {
+    pub(super) ca_file: &'static str,
+    pub(super) ca_pem: &'static str,
+    pub(super) spki_sha256: &'static str,
+}
+
+/// Those of the KBS.
+pub(super) const KBS: Keys = Keys {
+    ca_file: "kbs.ca_file",
+    ca_pem: "kbs.ca_pem",
+    spki_sha256: "kbs.spki_sha256",
+};
+
+/// Those of the registrar.
+pub(super) const ENROLL: Keys = Keys {
+    ca_file: "enroll.ca_file",
+    ca_pem: "enroll.ca_pem",
+    spki_sha256: "enroll.spki_sha256",
+};
+
 /// What a server's certificate must satisfy; every kind that is present must be.
 ///
 /// * `ca`: it chains to one of these certificates, is valid now and bears the server's name.
@@ -59,17 +80,21 @@ impl Anchors {
         }
     }
 
-    pub(super) fn parse(ca_pem: Option<&str>, spki: &[String]) -> Result<Self, ConfigError> {
+    pub(super) fn parse(
+        keys: &Keys,
+        ca_pem: Option<&str>,
+        spki: &[String],
+    ) -> Result<Self, ConfigError> {
         let mut anchors = Self::default();
         if let Some(pem) = ca_pem {
-            anchors.add_pem("kbs.ca_pem", pem, pem)?;
+            anchors.add_pem(keys.ca_pem, pem, pem)?;
         }
         for text in spki {
             let digest = digest(text).ok_or_else(|| {
                 let what = "expected a SHA-256 digest in hexadecimal or base64";
                 let cure = "openssl x509 -in server.pem -noout -pubkey | openssl pkey -pubin -outform der \
                             | sha256sum";
-                ConfigError::value("kbs.spki_sha256", text, Problem::new(what, cure))
+                ConfigError::value(keys.spki_sha256, text, Problem::new(what, cure))
             })?;
             anchors.spki.push(digest);
         }

@@ -61,7 +61,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn value(key: &'static str, value: &str, problem: Problem) -> Self {
+    pub(crate) fn value(key: &'static str, value: &str, problem: Problem) -> Self {
         Self::Value {
             key,
             value: shorten(value),
@@ -98,8 +98,8 @@ impl Blame for ConfigError {
                  for root, or name another one: --config and TRUSTEE_AGENT_CONFIG choose the configuration"
                 .to_owned(),
             Self::TooLarge { .. } => "name the right file".to_owned(),
-            Self::Syntax { .. } => "correct this line; the tables are [kbs], [timeouts], [tpm], [trust] \
-                 and [secret], and a misspelt key is an error so that no setting is lost in silence"
+            Self::Syntax { .. } => "correct this line; the tables are [kbs], [enroll], [timeouts], [tpm], \
+                 [trust] and [secret], and a misspelt key is an error so that no setting is lost in silence"
                 .to_owned(),
             Self::Value { cure, .. } => cure.clone(),
             Self::In { error, .. } => error.advice(),

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 #[serde(deny_unknown_fields)]
 pub(super) struct Config {
     pub(super) kbs: Kbs,
+    pub(super) enroll: Option<Enroll>,
     #[serde(default)]
     pub(super) timeouts: Timeouts,
     #[serde(default)]
@@ -32,6 +33,18 @@ pub(super) struct Kbs {
     #[serde(default = "default_path")]
     pub(super) path: String,
     pub(super) init_data_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) insecure_http: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Enroll {
+    pub(super) registrar: String,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) ca_pem: Option<String>,
+    #[serde(default)]
+    pub(super) spki_sha256: Vec<String>,
     #[serde(default)]
     pub(super) insecure_http: bool,
 }

@@ -7,8 +7,10 @@
 
 pub mod tcti;
 pub mod tpm;
+pub mod tpm_enrol;
 mod tpm_error;
 mod tpm_key;
+mod tpm_nv;
 mod tpm_rc;
 pub mod tpm_status;
 
@@ -19,6 +21,7 @@ use serde_json::{Map, Value};
 
 pub use tcti::DEFAULT_TCTI;
 pub use tpm::TpmAttester;
+pub use tpm_enrol::TpmEnroller;
 pub use tpm_error::TpmError;
 pub use tpm_key::Weakness;
 pub use tpm_rc::{Meaning, Step};

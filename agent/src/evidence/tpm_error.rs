@@ -130,7 +130,7 @@ impl TpmError {
                 Self::Response {
                     step,
                     code: raw,
-                    meaning: Meaning::of(code, raw),
+                    meaning: Meaning::of(code, raw).when(step),
                 }
             }
             tss_esapi::Error::WrapperError(kind) => Self::Unexpected {

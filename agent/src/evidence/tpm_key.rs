@@ -41,6 +41,8 @@ pub(super) struct AttestationKey {
     pub(super) handle: KeyHandle,
     /// DER SubjectPublicKeyInfo (RFC 5280 section 4.1, RFC 8017 appendix A.1).
     pub(super) spki_der: Vec<u8>,
+    /// The public area, as enrolment shows it.
+    pub(super) public: Public,
     /// Qualified name, as a quote names its signer (TPM 2.0 Library Part 1, "Names").
     pub(super) qualified_name: Vec<u8>,
 }
@@ -95,6 +97,7 @@ pub(super) fn find(
     Ok(Some(AttestationKey {
         handle,
         spki_der,
+        public,
         qualified_name: qualified_name.value().to_vec(),
     }))
 }

@@ -23,6 +23,14 @@ pub enum Step {
     ReadPcrs,
     /// TPM2_GetCapability.
     Capability,
+    /// TPM2_NV_ReadPublic and TPM2_NV_Read of a certificate.
+    ReadCertificate,
+    /// TPM2_CreatePrimary of the endorsement key.
+    CreateEk,
+    /// TPM2_PolicySecret with the endorsement hierarchy.
+    AuthorizeEk,
+    /// TPM2_ActivateCredential.
+    Activate,
 }
 
 impl fmt::Display for Step {
@@ -34,6 +42,10 @@ impl fmt::Display for Step {
             Self::Quote => "quoting the PCRs",
             Self::ReadPcrs => "reading the PCRs",
             Self::Capability => "asking the TPM for its properties",
+            Self::ReadCertificate => "reading the certificate of the endorsement key",
+            Self::CreateEk => "making the endorsement key",
+            Self::AuthorizeEk => "getting leave to use the endorsement key",
+            Self::Activate => "opening the registrar's credential",
         })
     }
 }
@@ -63,6 +75,8 @@ pub enum Meaning {
     Broken,
     /// The TPM lacks a command, algorithm or key size.
     NotSupported,
+    /// A credential that was made for another endorsement or attestation key, or changed on the way.
+    NotOurs,
     /// The TCTI lost the TPM.
     Disconnected,
     /// Anything else.
@@ -101,6 +115,7 @@ impl Meaning {
             Some(Kind::BadAuth | Kind::AuthFail | Kind::AuthUnavailable | Kind::PolicyFail) => {
                 Self::AuthorizationSet
             }
+            Some(Kind::Integrity) => Self::NotOurs,
             Some(Kind::Hierarchy) => Self::HierarchyDisabled,
             Some(Kind::Initialize) => Self::NotStarted,
             Some(Kind::Failure | Kind::Reboot | Kind::Upgrade | Kind::NeedsTest) => Self::Broken,
@@ -114,6 +129,17 @@ impl Meaning {
                 | Kind::Value,
             ) => Self::NotSupported,
             _ => Self::Other,
+        }
+    }
+}
+
+impl Meaning {
+    /// The same, knowing what was being done: to a seed that does not decrypt one TPM answers with a wrong
+    /// value, another with a general failure, and goes on working.
+    pub(super) fn when(self, step: Step) -> Self {
+        match (step, self) {
+            (Step::Activate, Self::Broken | Self::NotSupported) => Self::NotOurs,
+            _ => self,
         }
     }
 }
@@ -132,6 +158,7 @@ impl fmt::Display for Meaning {
             Self::NotStarted => "the firmware has not started the TPM",
             Self::Broken => "the TPM is in failure mode or wants a reset",
             Self::NotSupported => "the TPM does not support it",
+            Self::NotOurs => "it was made for other keys than this TPM's",
             Self::Disconnected => "the connection to the TPM broke",
             Self::Other => "the TPM refused",
         })
@@ -141,6 +168,18 @@ impl fmt::Display for Meaning {
 /// The next step when `step` met `meaning`.
 pub(super) fn advice(step: Step, meaning: Meaning) -> &'static str {
     match (meaning, step) {
+        (Meaning::AuthorizationSet, Step::CreateEk | Step::AuthorizeEk) => {
+            "the endorsement hierarchy has a password: clear it (`tpm2_changeauth -c e -p OLD`) for the \
+             enrolment, it can be set again afterwards"
+        }
+        (Meaning::AuthorizationSet, Step::ReadCertificate) => {
+            "the index of the certificate cannot be read without a password: read it with \
+             `tpm2_getekcertificate` and have the EK's digest listed instead"
+        }
+        (Meaning::NotOurs, _) => {
+            "something between this node and the registrar mixes up answers: try again, then look for a \
+             proxy"
+        }
         (Meaning::AuthorizationSet, Step::CreateKey) => {
             "the endorsement hierarchy has a password: clear it (`tpm2_changeauth -c e -p OLD`), or \
              create the attestation key beforehand"
@@ -250,6 +289,31 @@ mod tests {
                 "{code:#x}"
             );
         }
+    }
+
+    #[test]
+    fn a_credential_for_others_is_told_from_a_broken_tpm() {
+        for code in [0x101, 0x1df, 0x2c4, 0x084] {
+            assert_eq!(
+                error(Step::Activate, code).meaning(),
+                Some(Meaning::NotOurs),
+                "{code:#x}"
+            );
+        }
+        assert_eq!(
+            error(Step::CreateEk, 0x101).meaning(),
+            Some(Meaning::Broken)
+        );
+        // A hierarchy with a password is not a credential for others.
+        assert_eq!(
+            error(Step::AuthorizeEk, 0x9a2).meaning(),
+            Some(Meaning::AuthorizationSet)
+        );
+        assert!(
+            error(Step::AuthorizeEk, 0x9a2)
+                .advice()
+                .contains("endorsement hierarchy")
+        );
     }
 
     #[test]

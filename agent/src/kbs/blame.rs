@@ -18,6 +18,8 @@ impl Blame for KbsError {
             Self::Redirect { .. } => Owner::Configuration,
             Self::NoAnswer { .. } | Self::TooLarge { .. } | Self::NoCookie { .. } => Owner::Server,
             Self::Refused { refusal, .. } => refusal.owner(),
+            Self::Registrar { refusal, .. } => refusal.owner(),
+            Self::Held { .. } => Owner::Policy,
             Self::Protocol { error, .. } => error.owner(),
             Self::Evidence(error) => error.owner(),
             // `lead` never returns these, but for an empty list, which nobody makes.
@@ -38,6 +40,8 @@ impl Blame for KbsError {
             | Self::NoCookie { .. } => Persistence::Permanent,
             Self::Tls { problem, .. } => problem.persistence(),
             Self::Refused { refusal, .. } => refusal.persistence(),
+            Self::Registrar { refusal, .. } => refusal.persistence(),
+            Self::Held { .. } => Persistence::UntilApproved,
             Self::Protocol { error, .. } => error.persistence(),
             Self::Evidence(error) => error.persistence(),
             Self::Servers(_) | Self::GaveUp { .. } => Persistence::Temporary,
@@ -89,6 +93,14 @@ impl Blame for KbsError {
                 )
             }
             Self::Refused { refusal, .. } => refusal.advice(),
+            Self::Registrar { refusal, .. } => refusal.advice(),
+            Self::Held { outcome, .. } => {
+                format!(
+                    "find out why this machine has a new attestation key; if it may, the registrar's \
+                     administrator runs `sheepfold-operator register --config FILE --approve {}`",
+                    outcome.node_id
+                )
+            }
             Self::NoCookie { .. } => {
                 "look for a proxy before the KBS that removes cookies".to_owned()
             }

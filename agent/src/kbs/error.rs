@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Everything that can go wrong between this node and a KBS, with the server's address in each sentence.
+//! Everything that can go wrong between this node and a KBS or registrar, with the server's address in each sentence.
 
 use super::Token;
 use super::tls_problem::TlsProblem;
 use crate::config::ServerUrl;
+use kbs_protocol::enroll::{self, Outcome};
 use kbs_protocol::refusal::{Refusal, RefusalKind, Step};
 use kbs_protocol::{Blame, Persistence};
 use std::fmt;
@@ -119,6 +120,28 @@ pub enum KbsError {
         /// The attestation token, if there was one by then: it tells what the policy saw.
         token: Option<Token>,
     },
+    /// The registrar said no.
+    #[error("{server}: {refusal}")]
+    Registrar {
+        /// The registrar.
+        server: ServerUrl,
+        /// What it said, understood.
+        refusal: enroll::Refusal,
+        /// How long it asks us to stay away.
+        retry_after: Option<Duration>,
+    },
+    /// The registrar believes this node, and waits for a person.
+    #[error(
+        "{server}: node {} is held for approval: {}",
+        .outcome.node_id,
+        .outcome.reason.as_deref().unwrap_or("no reason given")
+    )]
+    Held {
+        /// The registrar.
+        server: ServerUrl,
+        /// What it decided.
+        outcome: Outcome,
+    },
     /// The challenge came without the cookie that names the session.
     #[error("{server}: the challenge came without the session cookie kbs-session-id")]
     NoCookie {
@@ -199,16 +222,26 @@ impl KbsError {
             | Self::TooLarge { server, .. }
             | Self::Redirect { server, .. }
             | Self::Refused { server, .. }
+            | Self::Registrar { server, .. }
+            | Self::Held { server, .. }
             | Self::NoCookie { server }
             | Self::Protocol { server, .. } => Some(server),
             Self::Evidence(_) | Self::Servers(_) | Self::GaveUp { .. } => None,
         }
     }
 
+    /// The decision of a registrar that waits for a person.
+    pub fn held(&self) -> Option<&Outcome> {
+        match self.lead() {
+            Self::Held { outcome, .. } => Some(outcome),
+            _ => None,
+        }
+    }
+
     /// How long the server asked us to stay away.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self.lead() {
-            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Refused { retry_after, .. } | Self::Registrar { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

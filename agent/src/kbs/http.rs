@@ -24,7 +24,7 @@ pub(super) struct Http {
     request_timeout: Duration,
     /// How often in a row the server closed the connection instead of answering, for each step: a server
     /// that crashes over our evidence still makes challenges.
-    unanswered: [AtomicU32; 3],
+    unanswered: [AtomicU32; 5],
 }
 
 /// One request. With a body it is a POST of JSON, otherwise a GET.
@@ -140,11 +140,13 @@ impl Http {
     }
 
     fn unanswered(&self, step: Step) -> &AtomicU32 {
-        let [auth, attest, resource] = &self.unanswered;
+        let [auth, attest, resource, begin, finish] = &self.unanswered;
         match step {
             Step::Auth => auth,
             Step::Attest => attest,
             Step::Resource => resource,
+            Step::EnrollBegin => begin,
+            Step::EnrollFinish => finish,
         }
     }
 
