@@ -9,6 +9,7 @@
 //! directory, where no other test can take its port, and runs with `--terminate`: when this process ends,
 //! however it ends, the front's connection closes and the TPM goes with it.
 
+mod authority;
 pub mod front;
 mod wire;
 
@@ -22,6 +23,8 @@ use tempfile::TempDir;
 use crate::paths;
 use crate::process::{Captured, Run};
 use crate::swtpm::front::{Exchange, Front};
+
+pub use authority::Authority;
 
 /// A running software TPM with its own state; both go when it is dropped.
 #[derive(Debug)]
@@ -44,7 +47,20 @@ impl SoftTpm {
     /// # Errors
     /// `swtpm` is not installed or does not come up.
     pub fn start() -> Result<Self> {
+        Self::power_on(tempfile::Builder::new().prefix("swtpm-").tempdir()?)
+    }
+
+    /// A new TPM whose maker, `authority`, gave certificates to its endorsement keys; started.
+    ///
+    /// # Errors
+    /// `swtpm_setup` or one of its helpers is not installed, or fails.
+    pub fn certified(authority: &Authority) -> Result<Self> {
         let state = tempfile::Builder::new().prefix("swtpm-").tempdir()?;
+        authority.manufacture(state.path())?;
+        Self::power_on(state)
+    }
+
+    fn power_on(state: TempDir) -> Result<Self> {
         let (process, line) = power_on(state.path())?;
         let front = Front::start(line)?;
         Ok(Self {
@@ -129,6 +145,14 @@ impl SoftTpm {
         exchange.count(true);
         exchange.flush_transient()?;
         outcome
+    }
+
+    /// Puts a file where [`SoftTpm::tool`] finds it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write_file(&self, name: &str, content: &[u8]) -> Result<()> {
+        Ok(std::fs::write(self.state.path().join(name), content)?)
     }
 
     /// A file that [`SoftTpm::tool`] wrote into the TPM's directory.
