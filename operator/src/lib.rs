@@ -8,6 +8,7 @@
 //! 3. [`plan`]: pure; from what is wanted and what was written so far to the next writes, in an order in
 //!    which no moment is weaker than both ends.
 //! 4. [`kbs_admin`]: sends writes to the KBS, after it has made sure that the KBS is fit to be managed.
+//! 5. [`register`]: takes in nodes that prove that their key lives in a known TPM.
 //!
 //! The first three know no clock, file or socket. Secrets never pass through them: a plan says *which*
 //! secret goes where, and the one who carries it out looks it up.
@@ -16,4 +17,5 @@ pub mod kbs_admin;
 pub mod model;
 pub mod plan;
 pub mod policy;
+pub mod register;
 pub mod testing;

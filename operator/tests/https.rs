@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The registrar behind HTTPS, met by the agent's own client and by strangers.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "in a test a panic is the report"
+)]
+
+mod common;
+
+use common::{World, by_certificate, can_run, enroller, maker};
+use kbs_protocol::enroll::{BEGIN_PATH, FINISH_PATH, REQUEST_LIMIT, Refusal, RefusalKind, State};
+use kbs_protocol::{Blame as _, Owner, Persistence};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use sheepfold_operator::register::config::{Limits, Tls};
+use sheepfold_operator::register::identity::Identity;
+use sheepfold_operator::register::server::Server;
+use sheepfold_tests::swtpm::SoftTpm;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::Arc;
+use trustee_agent::config::Config;
+use trustee_agent::kbs::{KbsError, Patience, Registrar};
+
+/// A registrar on a port of this machine; it ends with its runtime.
+struct Service {
+    _runtime: tokio::runtime::Runtime,
+    port: u16,
+    ca: String,
+}
+
+impl Service {
+    fn start(world: &World, limits: &Limits) -> Self {
+        let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+        let ca = certified.cert.pem();
+        let tls = Tls {
+            chain: ca.clone(),
+            key: certified.signing_key.serialize_pem(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let bound = Server::bind(address, &tls, Arc::clone(&world.registrar), limits);
+        let server = runtime.block_on(bound).unwrap();
+        let port = server.address().unwrap().port();
+        runtime.spawn(server.serve());
+        Self {
+            _runtime: runtime,
+            port,
+            ca,
+        }
+    }
+
+    /// The agent's client, which knows the registrar by this certificate.
+    fn client(&self, ca: &str) -> Registrar {
+        let text = format!(
+            "[kbs]\nservers = [\"https://kbs.example\"]\nspki_sha256 = [\"{}\"]\n\
+             [enroll]\nregistrar = \"https://127.0.0.1:{}\"\nca_pem = \"\"\"{ca}\"\"\"\n",
+            "00".repeat(32),
+            self.port
+        );
+        let config = Config::parse(&text).unwrap();
+        Registrar::new(&config.enroll.unwrap(), &config.timeouts).unwrap()
+    }
+
+    /// One request written by hand: the answer's head, and the refusal in its body.
+    fn ask(&self, head: &str, body: &[u8]) -> (String, Refusal) {
+        let mut roots = rustls::RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let tcp = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut stream = rustls::StreamOwned::new(tls, tcp);
+        let head = format!(
+            "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // A server that has heard enough may close first.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_lowercase(), serde_json::from_str(body).unwrap())
+    }
+}
+
+#[test]
+fn the_agent_enrols_over_https() {
+    if !can_run() {
+        return;
+    }
+    let tpm = SoftTpm::certified(maker()).unwrap();
+    let world = World::new(by_certificate(maker()));
+    let service = Service::start(&world, &Limits::default());
+    let mut node = enroller(&tpm);
+    for _ in 0..2 {
+        let outcome = service
+            .client(&service.ca)
+            .enrol(&mut node, Patience::Once, &mut |_| {})
+            .unwrap();
+        assert_eq!(
+            (outcome.node_id, outcome.state),
+            (node.node_id(), State::Approved)
+        );
+    }
+    assert_eq!(world.audit().last().unwrap()["source"], "127.0.0.1");
+}
+
+#[test]
+fn the_agent_speaks_to_no_impostor() {
+    if !can_run() {
+        return;
+    }
+    let tpm = SoftTpm::start().unwrap();
+    let world = World::new(Identity::TrustOnFirstUse);
+    let service = Service::start(&world, &Limits::default());
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let error = service
+        .client(&other.cert.pem())
+        .enrol(&mut enroller(&tpm), Patience::Once, &mut |_| {})
+        .unwrap_err();
+    assert!(matches!(error, KbsError::Tls { .. }), "{error}");
+    assert_eq!(world.audit().len(), 0, "nothing was said");
+}
+
+#[test]
+fn refusals_reach_the_node_with_owner_and_advice() {
+    if !can_run() {
+        return;
+    }
+    let tpm = SoftTpm::start().unwrap();
+    let world = World::new(by_certificate(maker()));
+    let service = Service::start(&world, &Limits::default());
+    let mut node = enroller(&tpm);
+    let error = service
+        .client(&service.ca)
+        .enrol(&mut node, Patience::Once, &mut |_| {})
+        .unwrap_err();
+    assert!(error.to_string().contains("wants a certificate"), "{error}");
+    assert_eq!(
+        (error.owner(), error.persistence()),
+        (Owner::Machine, Persistence::UntilApproved)
+    );
+    assert!(error.advice().contains("ek_sha256"), "{}", error.advice());
+}
+
+#[test]
+fn strangers_get_short_answers() {
+    let limits = Limits {
+        requests_per_minute: 3,
+        ..Limits::default()
+    };
+    let world = World::with_limits(Identity::TrustOnFirstUse, &limits);
+    let service = Service::start(&world, &limits);
+    for head in ["GET /", "POST /v1/enroll", &format!("GET {BEGIN_PATH}")] {
+        let (answer, refusal) = service.ask(head, b"");
+        assert!(answer.starts_with("http/1.1 404"), "{head}: {answer}");
+        assert_eq!(refusal.error, RefusalKind::NotFound);
+    }
+    // One byte more than the limit does not reach the parser, nor the audit log.
+    let (answer, refusal) = service.ask(
+        &format!("POST {BEGIN_PATH}"),
+        &vec![b' '; REQUEST_LIMIT + 1],
+    );
+    assert!(answer.starts_with("http/1.1 400"), "{answer}");
+    assert!(
+        refusal.detail.contains("length limit"),
+        "{}",
+        refusal.detail
+    );
+    assert_eq!(world.audit().len(), 0);
+
+    for path in [BEGIN_PATH, FINISH_PATH, BEGIN_PATH] {
+        let (_, refusal) = service.ask(&format!("POST {path}"), b"{}");
+        assert_eq!(refusal.error, RefusalKind::Request);
+    }
+    let (answer, refusal) = service.ask(&format!("POST {BEGIN_PATH}"), b"{}");
+    assert!(answer.starts_with("http/1.1 429"), "{answer}");
+    assert!(answer.contains("retry-after: 5"), "{answer}");
+    assert_eq!(refusal.error, RefusalKind::TooManyRequests);
+    assert_eq!(world.audit().len(), 4, "a line for each decision");
+}
