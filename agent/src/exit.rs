@@ -13,14 +13,7 @@ pub const PIN_FAILURE: u8 = 1;
 
 /// The code for an error that this party has to mend. `docs/exit-codes.md` lists them.
 pub fn code(owner: Owner) -> u8 {
-    match owner {
-        Owner::Configuration => 10,
-        Owner::Machine => 11,
-        Owner::Network => 12,
-        Owner::Server => 13,
-        Owner::Policy => 14,
-        Owner::Data => 15,
-    }
+    owner.exit_code()
 }
 
 /// The code as `main` returns it.

@@ -38,6 +38,20 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// The exit code of a program that ends because this party has to act; `docs/exit-codes.md`.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Configuration => 10,
+            Self::Machine => 11,
+            Self::Network => 12,
+            Self::Server => 13,
+            Self::Policy => 14,
+            Self::Data => 15,
+        }
+    }
+}
+
 impl fmt::Display for Owner {
     /// As a sentence wants it: "our configuration", "this machine", "the network", …
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -82,11 +82,19 @@ impl ResourceSecret {
     /// # Errors
     /// [`Error::Random`] when the system has no random numbers.
     pub fn generate(node: &NodeId, path: &ResourcePath) -> Result<Self, Error> {
+        Self::generate_for(Some(node), path)
+    }
+
+    /// As [`ResourceSecret::generate`]; without a node for one that has no attestation key to be named after.
+    ///
+    /// # Errors
+    /// [`Error::Random`] when the system has no random numbers.
+    pub fn generate_for(node: Option<&NodeId>, path: &ResourcePath) -> Result<Self, Error> {
         let mut key = Box::new(Zeroizing::new([0; KEY_LENGTH]));
         rand_core::RngCore::try_fill_bytes(&mut rand_core::OsRng, key.as_mut_slice())
             .map_err(|_| Error::Random)?;
         let binding = Binding {
-            node: Some(node.to_string()),
+            node: node.map(ToString::to_string),
             path: Some(path.to_string()),
             vk_id: None,
         };
