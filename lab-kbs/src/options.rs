@@ -16,6 +16,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Keep the state in memory, for measurements: a file that is rewritten whole would be all they measure.
+    pub in_memory: bool,
     /// Which release of Trustee to sound like.
     pub dialect: Dialect,
     /// Plain HTTP. Nothing secret depends on TLS in this protocol, but a node refuses it by default.
@@ -43,6 +45,7 @@ impl Options {
         Self {
             dir: dir.as_ref().to_owned(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            in_memory: false,
             dialect: Dialect::default(),
             insecure_http: false,
             policies: PolicySet::Strict,

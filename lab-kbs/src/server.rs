@@ -160,7 +160,10 @@ impl Shared {
         for fault in &options.faults {
             faults.set_text(fault)?;
         }
-        let store = Store::open(dir.join("state.json"))?;
+        let store = match options.in_memory {
+            true => Store::in_memory(),
+            false => Store::open(dir.join("state.json"))?,
+        };
         if options
             .faults
             .iter()

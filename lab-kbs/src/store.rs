@@ -34,7 +34,8 @@ pub(crate) struct State {
 
 /// The state, in memory and on disk.
 pub(crate) struct Store {
-    path: PathBuf,
+    /// `None`: in memory only.
+    path: Option<PathBuf>,
     state: Mutex<State>,
 }
 
@@ -51,9 +52,17 @@ impl Store {
             }
         };
         Ok(Self {
-            path,
+            path: Some(path),
             state: Mutex::new(state),
         })
+    }
+
+    /// An empty one that ends with the process.
+    pub(crate) fn in_memory() -> Self {
+        Self {
+            path: None,
+            state: Mutex::default(),
+        }
     }
 
     /// Looks at the state.
@@ -64,9 +73,12 @@ impl Store {
     /// Changes the state. When this returns, the change is on disk; when it fails, nothing has changed.
     pub(crate) fn update<T>(&self, change: impl FnOnce(&mut State) -> T) -> std::io::Result<T> {
         let mut state = self.lock();
+        let Some(path) = &self.path else {
+            return Ok(change(&mut state));
+        };
         let mut next = state.clone();
         let result = change(&mut next);
-        save(&self.path, &next)?;
+        save(path, &next)?;
         *state = next;
         Ok(result)
     }
