@@ -8,14 +8,18 @@
 //! 3. [`plan`]: pure; from what is wanted and what was written so far to the next writes, in an order in
 //!    which no moment is weaker than both ends.
 //! 4. [`kbs_admin`]: sends writes to the KBS, after it has made sure that the KBS is fit to be managed.
-//! 5. [`register`]: takes in nodes that prove that their key lives in a known TPM.
+//! 5. [`provision`]: applies a directory of files: record, new secrets, one durable step at a time.
+//! 6. [`register`]: takes in nodes that prove that their key lives in a known TPM.
+//! 7. [`cli`]: both, before a person.
 //!
 //! The first three know no clock, file or socket. Secrets never pass through them: a plan says *which*
-//! secret goes where, and the one who carries it out looks it up.
+//! secret goes where, and [`provision`], which makes them, carries it out.
 
+pub mod cli;
 pub mod kbs_admin;
 pub mod model;
 pub mod plan;
 pub mod policy;
+pub mod provision;
 pub mod register;
 pub mod testing;

@@ -56,30 +56,48 @@ pub enum State {
 }
 
 impl Machine {
-    /// Puts a new secret in place and keeps the old one beside it, as `<tag>.previous`, for the node to
-    /// open its volume once more and bind it anew.
+    /// Puts a secret in place. Each lies in two places from the beginning: at `<tag>`, where the node asks
+    /// first, and at `<tag>.<id>`, where it stays when another one takes the first place. A KBS does not let
+    /// its administrator read, so a secret that is needed in a second place must be written there while it
+    /// is being made.
     ///
     /// # Errors
-    /// [`Error::RotationUnderWay`] while an earlier previous secret is still there: the volume may be bound
-    /// to either, and only [`Machine::rebound`] tells.
+    /// [`Error::RotationUnderWay`] while a secret other than the present one is kept: the volume may be bound
+    /// to either, and only [`Machine::rebound`] tells. [`Error::Malformed`] when there is no room for the id.
     pub fn rotate(&mut self, tag: &Tag, fresh: SecretId) -> Result<(), Error> {
-        let previous = tag.previous()?;
-        if self.secrets.contains_key(&previous) {
+        if self.kept(tag).count() > 1 {
             return Err(Error::RotationUnderWay { tag: tag.clone() });
         }
-        if let Some(old) = self.secrets.insert(tag.clone(), fresh) {
-            self.secrets.insert(previous, old);
-        }
+        self.put(tag, fresh)
+    }
+
+    /// As [`Machine::rotate`], whatever is kept.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when there is no room for the id.
+    pub fn put(&mut self, tag: &Tag, secret: SecretId) -> Result<(), Error> {
+        self.secrets.insert(tag.second(&secret)?, secret.clone());
+        self.secrets.insert(tag.clone(), secret);
         Ok(())
     }
 
-    /// The node has bound its volume to the new secret: the old one goes.
-    ///
-    /// # Errors
-    /// [`Error::Malformed`] when the tag is too long to have a previous one.
-    pub fn rebound(&mut self, tag: &Tag) -> Result<(), Error> {
-        self.secrets.remove(&tag.previous()?);
-        Ok(())
+    /// The node has bound its volume to the present secret: older ones go.
+    pub fn rebound(&mut self, tag: &Tag) {
+        let present = self.secrets.get(tag).cloned();
+        let old: Vec<Tag> = self
+            .kept(tag)
+            .filter(|(_, id)| Some(*id) != present.as_ref())
+            .map(|(second, _)| second.clone())
+            .collect();
+        old.iter()
+            .for_each(|second| drop(self.secrets.remove(second)));
+    }
+
+    /// The second places of a volume.
+    pub fn kept(&self, tag: &Tag) -> impl Iterator<Item = (&Tag, &SecretId)> {
+        self.secrets
+            .iter()
+            .filter(|(second, id)| tag.second(id).is_ok_and(|own| own == **second))
     }
 }
 
@@ -89,9 +107,12 @@ impl Machine {
 pub struct Tag(String);
 
 impl Tag {
-    /// Where the secret before this one lies while a rotation is under way.
-    fn previous(&self) -> Result<Self, Error> {
-        format!("{}{PREVIOUS}", self.0).try_into()
+    /// Where a secret of this volume lies as long as it is kept: `<tag>.<id>`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when that is too long.
+    pub fn second(&self, secret: &SecretId) -> Result<Self, Error> {
+        format!("{}.{}", self.0, secret.0).try_into()
     }
 
     /// The path of this volume's secret in the KBS: `default/<node>/<volume>`.
@@ -134,7 +155,7 @@ impl fmt::Display for Tag {
     }
 }
 
-/// Names a secret in the operator's own store, without being one. Another content has another id.
+/// Names a secret without being one. Another content has another id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SecretId(pub String);
@@ -216,7 +237,6 @@ pub(crate) fn segment(text: &str) -> bool {
 /// The first segment of every path we write; `resource.rego` says the same.
 pub(crate) const REPOSITORY: &str = "default";
 pub(crate) const SEGMENT: &str = "1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot";
-const PREVIOUS: &str = ".previous";
 const SHOWN: usize = 80;
 
 #[cfg(test)]
@@ -235,18 +255,22 @@ mod tests {
             ak: None,
             init_data: None,
             state: State::Approved,
-            secrets: BTreeMap::from([(root.clone(), id("1"))]),
+            secrets: BTreeMap::new(),
         };
+        let secrets = |pairs: &[(&str, &str)]| -> BTreeMap<Tag, SecretId> {
+            let pair = |(tag, secret): &(&str, &str)| (tag.parse().unwrap(), id(secret));
+            pairs.iter().map(pair).collect()
+        };
+        machine.rotate(&root, id("1")).unwrap();
+        assert_eq!(machine.secrets, secrets(&[("root", "1"), ("root.1", "1")]));
         machine.rotate(&root, id("2")).unwrap();
-        let both = [
-            ("root".parse().unwrap(), id("2")),
-            ("root.previous".parse().unwrap(), id("1")),
-        ];
-        assert_eq!(machine.secrets, BTreeMap::from(both));
+        let both = secrets(&[("root", "2"), ("root.1", "1"), ("root.2", "2")]);
+        assert_eq!(machine.secrets, both);
         let refused = machine.rotate(&root, id("3"));
         assert!(matches!(refused, Err(Error::RotationUnderWay { .. })));
-        machine.rebound(&root).unwrap();
-        assert_eq!(machine.secrets, BTreeMap::from([(root.clone(), id("2"))]));
+        assert_eq!(machine.secrets, both);
+        machine.rebound(&root);
+        assert_eq!(machine.secrets, secrets(&[("root", "2"), ("root.2", "2")]));
         machine.rotate(&root, id("3")).unwrap();
     }
 
@@ -257,8 +281,8 @@ mod tests {
         }
         let longest: Tag = "x".repeat(128).parse().unwrap();
         assert!(
-            longest.previous().is_err(),
-            "there is no room for a previous one"
+            longest.second(&id("1")).is_err(),
+            "there is no room for the second place"
         );
     }
 

@@ -27,8 +27,9 @@
 //!    stays valid for minutes and a policy cannot take it back; a deleted secret is gone now.
 //! 3. **Shrink** reference values, those that name machines first.
 //! 4. **Attestation policy**, behind the closed door.
-//! 5. **Secrets**: new ones, then replaced ones, then leftovers are deleted, so that a rotated secret lies
-//!    in its second place before it leaves its first. All of it while values are at their smallest: a boot
+//! 5. **Secrets**: new ones, then replaced ones, then leftovers are deleted. New ones in the reverse order of
+//!    their paths, so that a secret lies in its second place (`root.<id>`) before it lies in its first
+//!    (`root`), where a node reads it: whatever a node may have read is kept. All of it while values are at their smallest: a boot
 //!    approved in this plan cannot read a secret that this plan replaces.
 //! 6. **Grow** reference values.
 //! 7. **Open**: the resource policy, last.
@@ -42,7 +43,7 @@ mod render;
 mod write;
 
 pub use entries::{Entries, Shape};
-pub use observed::Observed;
+pub use observed::{Difference, Note, Observed};
 pub use render::{Problem, reference_values};
 pub use write::Write;
 
@@ -84,7 +85,7 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     writes.extend(secrets.revoked);
     writes.extend(shrink);
     writes.extend(attestation_is_new.then_some(attestation));
-    writes.extend(secrets.new);
+    writes.extend(secrets.new.into_iter().rev());
     writes.extend(secrets.replaced);
     writes.extend(secrets.left_over);
     writes.extend(grow);

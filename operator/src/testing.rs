@@ -10,6 +10,7 @@ use crate::policy::engine::{AttestationPolicy, ReferenceValues, ResourcePolicy};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Key number `n`.
 ///
@@ -108,6 +109,43 @@ impl Evaluation {
         let path = ["default", &self.node, "root"];
         ResourcePolicy::compile(policy::RESOURCE)?.allows(&token, "resource", &path)
     }
+}
+
+/// Writes a directory for `provision`: a cluster behind the KBS at `url`, with the laboratory's keys in
+/// `lab` beside it, one image, and `n` machines in files of a thousand.
+///
+/// # Errors
+/// When the directory cannot be written.
+pub fn directory(dir: &Path, url: &str, n: u32) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let kbs = format!("  kbs:\n    url: {url}\n    laboratory: ../lab\n");
+    std::fs::write(dir.join("cluster.yaml"), file("Cluster", "scale", &kbs))?;
+    let tuples = json!([boot_tuple(0), boot_tuple(1)]);
+    let image = format!("  referenceValues:\n    bootTuples: {tuples}\n");
+    std::fs::write(
+        dir.join("image.yaml"),
+        file("ApprovedImage", "image", &image),
+    )?;
+    let numbers: Vec<u32> = (0..n).collect();
+    for (part, numbers) in numbers.chunks(1000).enumerate() {
+        let machines: Vec<String> = numbers.iter().copied().map(machine_file).collect();
+        std::fs::write(
+            dir.join(format!("machines-{part:03}.yaml")),
+            machines.concat(),
+        )?;
+    }
+    Ok(())
+}
+
+/// Machine number `n` as a YAML document.
+pub fn machine_file(n: u32) -> String {
+    let spec = format!("  attestationKey: {}\n  state: approved\n", ak(n));
+    file("Machine", &format!("machine-{n}"), &spec)
+}
+
+fn file(kind: &str, name: &str, spec: &str) -> String {
+    let version = crate::provision::objects::API_VERSION;
+    format!("---\napiVersion: {version}\nkind: {kind}\nmetadata:\n  name: {name}\nspec:\n{spec}")
 }
 
 /// What boot number `n` leaves in PCR 4, 7 and 14.

@@ -11,9 +11,9 @@
     reason = "in a test a panic is the report"
 )]
 
-mod common;
+mod enrolment;
 
-use common::{
+use enrolment::{
     DAY, Forge, World, area, by_certificate, can_run, enroller, maker, not_ours, source,
     with_attributes,
 };

@@ -9,9 +9,9 @@
     reason = "in a test a panic is the report"
 )]
 
-mod common;
+mod enrolment;
 
-use common::{World, by_certificate, can_run, enroller, maker};
+use enrolment::{World, by_certificate, can_run, enroller, maker};
 use kbs_protocol::enroll::{BEGIN_PATH, FINISH_PATH, REQUEST_LIMIT, Refusal, RefusalKind, State};
 use kbs_protocol::{Blame as _, Owner, Persistence};
 use rustls::pki_types::pem::PemObject as _;

@@ -52,7 +52,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
                 outcome.state.as_str(),
                 enroll.registrar
             );
-            Ok(report::success(&facts, &text, json))
+            report::success(&facts, &text, json)
         }
         Err(error) => {
             if json {
@@ -61,7 +61,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
                     set(&mut facts, "state", json!(outcome.state));
                 }
                 set(&mut facts, "error", report::error_json(&error));
-                report::success(&facts, "", true);
+                report::success(&facts, "", true)?;
             }
             report::failure(&error, false);
             Ok(exit::status(error.owner()))

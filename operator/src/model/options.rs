@@ -82,6 +82,11 @@ impl Evidence {
         }
     }
 
+    /// Whether a processor keeps the machine's memory from whoever runs the host.
+    pub fn is_confidential(self) -> bool {
+        self != Self::Tpm
+    }
+
     /// Whether it contains a quote by an attestation key of ours.
     pub fn has_ak(self) -> bool {
         self.as_str().split('+').any(|piece| piece == "tpm")

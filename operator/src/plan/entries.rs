@@ -94,6 +94,12 @@ impl Entries {
         }
     }
 
+    /// Those of our entries that are not among these: the key (maps only) and the value.
+    pub(super) fn without(&self, ids: &BTreeSet<EntryId>) -> Vec<(String, Value)> {
+        let new = self.entries.iter().filter(|(id, _)| !ids.contains(*id));
+        new.map(|(_, entry)| entry.clone()).collect()
+    }
+
     pub(super) fn ids(&self) -> BTreeSet<EntryId> {
         self.entries.keys().cloned().collect()
     }

@@ -2,10 +2,11 @@
 
 //! Our record of what a KBS holds, in digests. It outlives the process; the planner compares with it.
 
-use super::{Entries, Write, entries::EntryId};
-use crate::model::SecretId;
+use super::{Entries, Shape, Write, entries::EntryId};
+use crate::model::{NodeName, SecretId};
 use kbs_protocol::resource::ResourcePath;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,58 +35,189 @@ pub(super) struct KnownValue {
     pub(super) settled: bool,
 }
 
+/// A write as the record remembers it: in digests, so that a journal of them can lie on a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Note {
+    /// A secret was stored.
+    Resource {
+        /// Where.
+        path: String,
+        /// Which.
+        secret: SecretId,
+    },
+    /// A secret was deleted.
+    Delete {
+        /// Where.
+        path: String,
+    },
+    /// A reference value was replaced.
+    Value {
+        /// Its name.
+        name: String,
+        /// Digests of its entries.
+        members: BTreeSet<EntryId>,
+    },
+    /// An attestation policy was replaced.
+    AttestationPolicy {
+        /// Its id.
+        id: String,
+        /// Digest of its text.
+        digest: String,
+    },
+    /// The resource policy was replaced.
+    ResourcePolicy {
+        /// Digest of its text.
+        digest: String,
+    },
+}
+
+impl From<&Write> for Note {
+    fn from(write: &Write) -> Self {
+        match write {
+            Write::Resource { path, secret } => Self::Resource {
+                path: path.to_string(),
+                secret: secret.clone(),
+            },
+            Write::DeleteResource { path } => Self::Delete {
+                path: path.to_string(),
+            },
+            Write::ReferenceValue { name, value } => Self::Value {
+                name: name.clone(),
+                members: Entries::ids(value),
+            },
+            Write::AttestationPolicy { id, text } => Self::AttestationPolicy {
+                id: (*id).to_owned(),
+                digest: digest(text),
+            },
+            Write::ResourcePolicy { text } => Self::ResourcePolicy {
+                digest: digest(text),
+            },
+        }
+    }
+}
+
+/// How a reference value differs from what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Difference {
+    /// Entries that are new: the key (maps only) and the value.
+    pub added: Vec<(String, Value)>,
+    /// Digests of entries that go.
+    pub removed: Vec<String>,
+}
+
 impl Observed {
     /// Call before a write, and make the record durable before the write is sent: should its outcome stay
     /// unknown, the record is still true.
     pub fn begin(&mut self, write: &Write) {
-        match write {
-            Write::Resource { path, .. } | Write::DeleteResource { path } => {
-                self.resources.insert(path.to_string(), None);
+        self.begin_note(&write.into());
+    }
+
+    /// Call after a write that succeeded.
+    pub fn finish(&mut self, write: &Write) {
+        self.finish_note(&write.into());
+    }
+
+    /// As [`Observed::begin`], read back from a journal.
+    pub fn begin_note(&mut self, note: &Note) {
+        match note {
+            Note::Resource { path, .. } | Note::Delete { path } => {
+                self.resources.insert(path.clone(), None);
             }
-            Write::ReferenceValue { name, value } => {
+            Note::Value { name, members } => {
                 let nothing = KnownValue {
                     members: BTreeSet::new(),
                     settled: false,
                 };
                 let known = self.values.entry(name.clone()).or_insert(nothing);
-                let new = value.ids();
-                known.members.retain(|id| new.contains(id));
+                known.members.retain(|id| members.contains(id));
                 known.settled = false;
             }
-            Write::AttestationPolicy { id, .. } => {
-                self.attestation_policies.remove(*id);
+            Note::AttestationPolicy { id, .. } => {
+                self.attestation_policies.remove(id);
             }
-            Write::ResourcePolicy { .. } => self.resource_policy = None,
+            Note::ResourcePolicy { .. } => self.resource_policy = None,
         }
     }
 
-    /// Call after a write that succeeded.
-    pub fn finish(&mut self, write: &Write) {
-        match write {
-            Write::Resource { path, secret } => {
-                self.resources
-                    .insert(path.to_string(), Some(secret.clone()));
+    /// As [`Observed::finish`], read back from a journal.
+    pub fn finish_note(&mut self, note: &Note) {
+        match note {
+            Note::Resource { path, secret } => {
+                self.resources.insert(path.clone(), Some(secret.clone()));
             }
-            Write::DeleteResource { path } => {
-                self.resources.remove(path.as_str());
+            Note::Delete { path } => {
+                self.resources.remove(path);
             }
             // As good as a value that was never written.
-            Write::ReferenceValue { name, value } if value.is_empty() => {
+            Note::Value { name, members } if members.is_empty() => {
                 self.values.remove(name);
             }
-            Write::ReferenceValue { name, value } => {
+            Note::Value { name, members } => {
                 let known = KnownValue {
-                    members: Entries::ids(value),
+                    members: members.clone(),
                     settled: true,
                 };
                 self.values.insert(name.clone(), known);
             }
-            Write::AttestationPolicy { id, text } => {
-                self.attestation_policies
-                    .insert((*id).to_owned(), digest(text));
+            Note::AttestationPolicy { id, digest } => {
+                self.attestation_policies.insert(id.clone(), digest.clone());
             }
-            Write::ResourcePolicy { text } => self.resource_policy = Some(digest(text)),
+            Note::ResourcePolicy { digest } => self.resource_policy = Some(digest.clone()),
         }
+    }
+
+    /// The KBS was found to hold something else under this name: nothing is certain about it any more.
+    pub fn doubt(&mut self, name: &str) {
+        if let Some(known) = self.values.get_mut(name) {
+            known.members.clear();
+            known.settled = false;
+        }
+    }
+
+    /// Whether the KBS certainly holds exactly this under this name.
+    pub fn holds_value(&self, name: &str, value: &Entries) -> bool {
+        self.values
+            .get(name)
+            .is_some_and(|known| known.settled && known.members == value.ids())
+    }
+
+    /// What writing this value would change, as far as the record knows.
+    pub fn difference(&self, name: &str, value: &Entries) -> Difference {
+        let nothing = BTreeSet::new();
+        let known = self
+            .values
+            .get(name)
+            .map_or(&nothing, |known| &known.members);
+        let ids = value.ids();
+        Difference {
+            added: value.without(known),
+            removed: known.difference(&ids).cloned().collect(),
+        }
+    }
+
+    /// Whether a map of machines may have this entry: it was written, or an interrupted write had a chance to.
+    pub fn may_hold(&self, name: &str, key: &str, node: &NodeName) -> bool {
+        let mut entry = Entries::empty(Shape::Map);
+        entry.add_node(key.to_owned(), node);
+        let has = |known: &KnownValue| !known.settled || !known.members.is_disjoint(&entry.ids());
+        self.values.get(name).is_some_and(has)
+    }
+
+    /// The secret at a path: `None` if there is none, `Some(None)` if it is unknown what is there.
+    pub fn secret(&self, path: &str) -> Option<Option<&SecretId>> {
+        self.resources.get(path).map(Option::as_ref)
+    }
+
+    /// What lies under a prefix of paths, such as `default/<node>/`.
+    pub fn under<'a>(
+        &'a self,
+        prefix: &'a str,
+    ) -> impl Iterator<Item = (&'a str, Option<&'a SecretId>)> {
+        self.resources
+            .range(prefix.to_owned()..)
+            .take_while(move |(path, _)| path.starts_with(prefix))
+            .map(|(path, secret)| (path.as_str(), secret.as_ref()))
     }
 
     /// Whether a policy is certainly in force.
@@ -101,11 +233,6 @@ impl Observed {
                 .is_some_and(|known| *known == digest(text)),
             _ => false,
         }
-    }
-
-    /// The secret at a path: `None` if there is none, `Some(None)` if it is unknown what is there.
-    pub(super) fn secret(&self, path: &str) -> Option<Option<&SecretId>> {
-        self.resources.get(path).map(Option::as_ref)
     }
 
     /// All paths where something may lie.

@@ -163,7 +163,7 @@ fn values_shrink_to_what_is_common_before_secrets_move_and_grow_after() {
         lines(&plan),
         [
             "set reference value boot_tuples to 1 entries".to_owned(),
-            format!("store secret \"0-1\" at default/{}/root.previous", node(0)),
+            format!("store secret \"new\" at default/{}/root.new", node(0)),
             format!("store secret \"new\" at default/{}/root", node(0)),
             "set reference value boot_tuples to 2 entries".to_owned(),
         ]
@@ -178,25 +178,32 @@ fn values_shrink_to_what_is_common_before_secrets_move_and_grow_after() {
 fn the_end_of_a_rotation_deletes_the_old_secret_and_nothing_else() {
     let mut desired = cluster(1);
     let root = "root".parse().unwrap();
-    let rotate = |desired: &mut Desired| {
-        desired
-            .machines
-            .get_mut(&node(0))
-            .unwrap()
-            .rotate(&root, SecretId("new".into()))
-            .unwrap();
-    };
-    rotate(&mut desired);
+    let machine = desired.machines.get_mut(&node(0)).unwrap();
+    machine.put(&root, SecretId("old".into())).unwrap();
+    machine.rotate(&root, SecretId("new".into())).unwrap();
     let observed = provisioned(&desired);
-    desired
-        .machines
-        .get_mut(&node(0))
-        .unwrap()
-        .rebound(&root)
-        .unwrap();
+    desired.machines.get_mut(&node(0)).unwrap().rebound(&root);
     assert_eq!(
         lines(&plan(&desired, &observed)),
-        [format!("delete default/{}/root.previous", node(0))]
+        [format!("delete default/{}/root.old", node(0))]
+    );
+}
+
+#[test]
+fn a_new_secret_lies_in_its_second_place_before_a_node_can_read_it() {
+    let mut desired = cluster(1);
+    let machine = desired.machines.get_mut(&node(0)).unwrap();
+    machine
+        .put(&"root".parse().unwrap(), SecretId("id".into()))
+        .unwrap();
+    let writes = lines(&plan(&desired, &Observed::default()));
+    let secrets: Vec<_> = writes.iter().filter(|l| l.starts_with("store")).collect();
+    assert_eq!(
+        secrets,
+        [
+            &format!("store secret \"id\" at default/{}/root.id", node(0)),
+            &format!("store secret \"id\" at default/{}/root", node(0)),
+        ]
     );
 }
 

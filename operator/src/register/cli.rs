@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `sheepfold-operator register`: serves, lists, approves. The audit log goes to standard output, words
+//! `sheepfold-operator register`: serves, lists, approves; called by [`crate::cli`]. The audit log goes to standard output, words
 //! for people to standard error.
 
 use super::audit::Audit;
@@ -10,22 +10,24 @@ use super::identity::Identity;
 use super::server::{Server, ServerError};
 use super::{Registrar, config::ConfigError, files::FilesError};
 use kbs_protocol::{Blame, NodeId};
-use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-enum Task {
+/// What to do with the registrar's list.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Take in nodes until told to stop.
     Serve,
+    /// Show who enrolled.
     List,
+    /// Let a held key replace the approved one of its TPM.
     Approve(NodeId),
 }
 
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("{0}")]
-    Usage(String),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
@@ -38,14 +40,13 @@ enum Error {
     Io(&'static str, std::io::Error),
 }
 
-/// Runs it with the arguments after `register`.
-pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Err(error) = parse(args).and_then(|(task, file)| perform(task, &file)) else {
+/// Runs it on the registrar that this configuration file describes.
+pub fn run(task: &Task, file: &Path) -> ExitCode {
+    let Err(error) = perform(task, file) else {
         return ExitCode::SUCCESS;
     };
     eprintln!("sheepfold-operator: {error}");
     let (owner, advice) = match &error {
-        Error::Usage(_) => return ExitCode::from(2),
         Error::Config(error) => (10, error.advice()),
         Error::Files(error) => (11, error.advice()),
         Error::Server(_) => (
@@ -62,43 +63,19 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     ExitCode::from(owner)
 }
 
-fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Task, PathBuf), Error> {
-    use lexopt::Arg::Long;
-    use lexopt::ValueExt as _;
-    let usage = |error: lexopt::Error| Error::Usage(format!("{error}\n{USAGE}"));
-    let (mut task, mut file) = (Task::Serve, None);
-    let mut parser = lexopt::Parser::from_args(args);
-    while let Some(arg) = parser.next().map_err(usage)? {
-        match arg {
-            Long("config") => file = Some(PathBuf::from(parser.value().map_err(usage)?)),
-            Long("list") => task = Task::List,
-            Long("approve") => {
-                let node = parser
-                    .value()
-                    .and_then(|value| value.parse())
-                    .map_err(usage)?;
-                task = Task::Approve(node);
-            }
-            other => return Err(usage(other.unexpected())),
-        }
-    }
-    let file = file.ok_or_else(|| Error::Usage(USAGE.to_owned()))?;
-    Ok((task, file))
-}
-
-fn perform(task: Task, file: &std::path::Path) -> Result<(), Error> {
+fn perform(task: &Task, file: &Path) -> Result<(), Error> {
     let config = Config::load(file)?;
     let directory = file
         .parent()
-        .unwrap_or(std::path::Path::new(""))
+        .unwrap_or(Path::new(""))
         .join(&config.state_directory);
     let registry = FileRegistry::open(&directory, config.limits.machines)?;
     match task {
         Task::Serve => serve(config, registry),
         Task::List => list(&registry),
-        Task::Approve(node) => match registry.approve(node)? {
+        Task::Approve(node) => match registry.approve(*node)? {
             true => Ok(()),
-            false => Err(Error::NoSuchNode(node)),
+            false => Err(Error::NoSuchNode(*node)),
         },
     }
 }
@@ -164,9 +141,3 @@ fn list(registry: &FileRegistry) -> Result<(), Error> {
         .write_all(text.as_bytes())
         .map_err(|error| Error::Io("write to standard output", error))
 }
-
-const USAGE: &str = "\
-usage: sheepfold-operator register --config FILE                 serve
-       sheepfold-operator register --config FILE --list          show who enrolled, one JSON object a line
-       sheepfold-operator register --config FILE --approve NODE  let a held node attest instead of the
-                                                                 key approved for its TPM before";

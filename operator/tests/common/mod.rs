@@ -1,275 +1,349 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the attack table needs: software TPMs with and without certificates, makers of TPMs good and bad,
-//! a registrar in this process, and its audit log.
+//! What the black-box tests share: a laboratory KBS, nodes made of RSA keys that attest as a TPM does, and a
+//! directory to provision.
 
 #![allow(
     dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::arithmetic_side_effects,
-    reason = "each test program uses its own part"
+    clippy::panic
 )]
 
-use kbs_protocol::Secret;
-use kbs_protocol::encoding::{b64, hex};
-use kbs_protocol::enroll::{BeginWire, Challenge, Finish, Outcome, Refusal};
-use kbs_protocol::tpm::public::{PublicArea, PublicKey};
-use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SignatureAlgorithm,
-};
-use sheepfold_operator::register::Registrar;
-use sheepfold_operator::register::audit::Audit;
-use sheepfold_operator::register::certificate::Roots;
-use sheepfold_operator::register::config::Limits;
-use sheepfold_operator::register::files::FileRegistry;
-use sheepfold_operator::register::identity::Identity;
-use sheepfold_operator::register::limit::Source;
-use sheepfold_tests::swtpm::{Authority, SoftTpm};
-use std::collections::BTreeSet;
-use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, SystemTime};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kbs_protocol::jwe::ResourceJwe;
+use kbs_protocol::message::{Challenge, RuntimeData};
+use kbs_protocol::runtime_data::RuntimeDigest;
+use kbs_protocol::tee_key::TeeKey;
+use kbs_protocol::{NodeId, Tee};
+use lab_kbs::keys::{self, InitOptions};
+use lab_kbs::{Options, Server};
+use rsa::pkcs8::EncodePublicKey as _;
+use rsa::signature::{SignatureEncoding as _, Signer as _};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use sheepfold_operator::provision::{self, Outcome, Run, Wishes};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::{Arc, LazyLock};
 use tempfile::TempDir;
-use trustee_agent::evidence::{DEFAULT_AK_HANDLE, Meaning, TpmEnroller, TpmError};
 
-/// Says so, loudly, where software TPMs cannot be made.
-pub(crate) fn can_run() -> bool {
-    let missing = SoftTpm::missing().or_else(Authority::missing);
-    if let Some(program) = missing {
-        eprintln!("SKIPPED: {program} is not installed, so nothing was tested here");
-    }
-    missing.is_none()
+/// A running laboratory and a directory that describes a cluster behind it.
+pub struct Lab {
+    pub dir: TempDir,
+    pub server: Server,
+    http: reqwest::blocking::Client,
 }
 
-/// The maker that the registrar believes; one for all tests of a program, its keys take a second.
-pub(crate) fn maker() -> &'static Authority {
-    static MAKER: OnceLock<Authority> = OnceLock::new();
-    MAKER.get_or_init(|| {
-        let maker = Authority::new().unwrap();
-        // Its certificates come into being with its first TPM.
-        drop(SoftTpm::certified(&maker).unwrap());
-        maker
-    })
-}
-
-/// Its rule: the root in the configuration, the certificate below it beside it.
-pub(crate) fn by_certificate(maker: &Authority) -> Identity {
-    Identity::EkCertificate {
-        roots: Roots::parse(&maker.root().unwrap(), &maker.intermediate().unwrap()).unwrap(),
-        also_listed: BTreeSet::new(),
-    }
-}
-
-pub(crate) fn enroller(tpm: &SoftTpm) -> TpmEnroller {
-    TpmEnroller::open(&tpm.tcti(), DEFAULT_AK_HANDLE, Some("test box".to_owned())).unwrap()
-}
-
-/// A registrar in this process.
-pub(crate) struct World {
-    pub(crate) registrar: Arc<Registrar>,
-    pub(crate) now: SystemTime,
-    pub(crate) source: Source,
-    audit: Log,
-    pub(crate) dir: TempDir,
-}
-
-impl World {
-    pub(crate) fn new(identity: Identity) -> Self {
-        Self::with_limits(identity, &Limits::default())
+impl Lab {
+    pub fn start() -> Self {
+        Self::with(|_| {})
     }
 
-    pub(crate) fn with_limits(identity: Identity, limits: &Limits) -> Self {
+    pub fn with(change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let audit = Log::default();
-        let registry = FileRegistry::open(&dir.path().join("registry"), limits.machines).unwrap();
-        let registrar = Registrar::new(
-            identity,
-            Box::new(registry),
-            Audit::to(audit.clone()),
-            limits,
-        );
-        Self {
-            registrar: Arc::new(registrar),
-            now: SystemTime::now(),
-            source: source(1),
-            audit,
-            dir,
-        }
+        let lab = dir.path().join("lab");
+        keys::init(&lab, &InitOptions::default()).unwrap();
+        let mut options = Options::new(&lab);
+        // As a Trustee that nobody has told anything: every secret to everybody.
+        options.policies = lab_kbs::PolicySet::Stock;
+        change(&mut options);
+        let server = Server::start(options).unwrap();
+        let http = client(&lab);
+        std::fs::create_dir(dir.path().join("cluster")).unwrap();
+        let lab = Self { dir, server, http };
+        lab.write("cluster.yaml", &lab.cluster(""));
+        lab
     }
 
-    pub(crate) fn begin(&self, wire: &BeginWire) -> Result<Challenge, Refusal> {
-        let body = serde_json::to_vec(wire).unwrap();
-        let answer = self.registrar.begin(self.source, &body, self.now)?;
-        Ok(Challenge::parse(&answer).unwrap())
+    /// The cluster's file, with further lines of its spec.
+    pub fn cluster(&self, more: &str) -> String {
+        object(
+            "Cluster",
+            "laboratory",
+            &format!(
+                "  kbs:\n    url: {}\n    laboratory: ../lab\n{more}",
+                self.server.url()
+            ),
+        )
     }
 
-    pub(crate) fn finish(&self, enrolment: &str, activated: &Secret) -> Result<Outcome, Refusal> {
-        let finish = Finish {
-            enrolment: enrolment.to_owned(),
-            activated: Secret::new(activated.expose().to_vec()),
-        };
-        let answer = self
-            .registrar
-            .finish(self.source, &finish.to_json(), self.now)?;
-        Ok(Outcome::parse(&answer).unwrap())
+    pub fn files(&self) -> PathBuf {
+        self.dir.path().join("cluster")
     }
 
-    /// As an honest node does it.
-    pub(crate) fn enrol(&self, node: &mut TpmEnroller) -> Result<Outcome, Refusal> {
-        let challenge = self.begin(&node.begin().unwrap())?;
-        let secret = node.activate(&challenge).unwrap();
-        self.finish(&challenge.enrolment, &secret)
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.files().join(name), text).unwrap();
     }
 
-    pub(crate) fn registry(&self) -> FileRegistry {
-        FileRegistry::open(&self.dir.path().join("registry"), 1000).unwrap()
+    /// Writes an image whose boots all of these show, and a file for each machine.
+    pub fn machines(&self, machines: &[(&str, &Tpm, &str)]) {
+        let tuples = json!([Tpm::number(0).boot_tuple()]);
+        let image = format!("  referenceValues:\n    bootTuples: {tuples}\n");
+        self.write("image.yaml", &object("ApprovedImage", "image", &image));
+        let all: Vec<String> = machines
+            .iter()
+            .map(|(name, tpm, state)| machine(name, &tpm.ak_public(), state))
+            .collect();
+        self.write("machines.yaml", &all.join("---\n"));
     }
 
-    /// The lines of the audit log.
-    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.audit.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
+    pub fn options(&self) -> provision::Options {
+        provision::Options::default()
+    }
+
+    pub fn open(&self) -> Run {
+        Run::open(&self.files(), &self.options()).unwrap()
+    }
+
+    pub fn provision(&self) -> Outcome {
+        let mut run = self.open();
+        let client = run.connect().unwrap();
+        run.provision(&Wishes::default(), &client, &mut |_, _| {})
+            .unwrap()
+    }
+
+    /// The program, as a person starts it.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
+            .args(arguments)
+            .current_dir(self.files())
+            .output()
+            .unwrap()
+    }
+
+    /// What the server has stored.
+    pub fn state(&self) -> Value {
+        let bytes = std::fs::read(self.dir.path().join("lab/state.json")).unwrap_or_default();
+        serde_json::from_slice(&bytes).unwrap_or_else(|_| json!({"resources": {}}))
+    }
+
+    /// The same without what differs from run to run: handshakes, the probe, the contents of secrets.
+    pub fn shape(&self) -> Value {
+        let mut state = self.state();
+        state["sessions"] = json!({});
+        let values = state["reference_values"].as_object_mut().unwrap();
+        values.remove("sheepfold_probe");
+        values.remove("sheepfold_record");
+        values.retain(|_, value| *value != json!({}) && *value != json!([]));
+        let places: BTreeMap<String, usize> =
+            self.resources()
+                .iter()
+                .fold(BTreeMap::new(), |mut all, (path, _)| {
+                    let (volume, second) = match path.rsplit_once('/').unwrap().1.split_once('.') {
+                        Some((volume, _)) => (volume, ".kept"),
+                        None => (path.rsplit_once('/').unwrap().1, ""),
+                    };
+                    let place = format!("{}/{volume}{second}", path.rsplit_once('/').unwrap().0);
+                    *all.entry(place).or_default() += 1;
+                    all
+                });
+        state["resources"] = json!(places);
+        state
+    }
+
+    pub fn resources(&self) -> BTreeMap<String, Vec<u8>> {
+        let state = self.state();
+        let resources = state["resources"].as_object().unwrap();
+        let decode = |value: &Value| STANDARD.decode(value.as_str().unwrap()).unwrap();
+        resources
+            .iter()
+            .map(|(path, content)| (path.clone(), decode(content)))
             .collect()
     }
 
-    /// Everything on the audit log.
-    pub(crate) fn audit_text(&self) -> String {
-        String::from_utf8(self.audit.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-pub(crate) fn source(last: u8) -> Source {
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)).into()
-}
-
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+    /// A whole handshake, then one request; the secret if it is released.
+    pub fn fetch(&self, tpm: &Tpm, path: &str) -> Option<Vec<u8>> {
+        self.handshake(tpm).fetch(path)
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// TPM2B_PUBLIC on the wire, read.
-pub(crate) fn area(wire: &str) -> PublicArea {
-    PublicArea::parse_sized(&b64::decode(wire).unwrap()).unwrap()
-}
-
-/// The same with other attributes.
-pub(crate) fn with_attributes(wire: &str, change: impl Fn(u32) -> u32) -> String {
-    let mut bytes = b64::decode(wire).unwrap();
-    // TPM2B size 2, type 2, nameAlg 2, then the attributes.
-    let attributes = u32::from_be_bytes(bytes[6..10].try_into().unwrap());
-    bytes[6..10].copy_from_slice(&change(attributes).to_be_bytes());
-    b64::encode(bytes)
-}
-
-/// The TPM refused because the credential was made for other keys, and for no other reason.
-pub(crate) fn not_ours(error: &TpmError) -> bool {
-    matches!(
-        error,
-        TpmError::Response {
-            meaning: Meaning::NotOurs,
-            ..
+    pub fn handshake(&self, tpm: &Tpm) -> Session<'_> {
+        let post = |path: &str, cookie: &str, body: &Value| {
+            self.http
+                .post(format!("{}{path}", self.server.url()))
+                .header("cookie", cookie)
+                .body(body.to_string())
+                .send()
+                .unwrap()
+        };
+        let request = json!({ "version": "0.4.0", "tee": "tpm", "extra-params": {} });
+        let answer = post("/kbs/v0/auth", "", &request);
+        let cookie = answer.headers()["set-cookie"].to_str().unwrap();
+        let cookie = cookie.split(';').next().unwrap().to_owned();
+        let nonce = Challenge::parse(&answer.bytes().unwrap()).unwrap().nonce;
+        let key = TeeKey::generate().unwrap();
+        let answer = post("/kbs/v0/attest", &cookie, &tpm.attestation(&nonce, &key));
+        assert!(answer.status().is_success(), "{:?}", answer.text());
+        Session {
+            lab: self,
+            cookie,
+            key,
         }
+    }
+}
+
+pub struct Session<'a> {
+    lab: &'a Lab,
+    cookie: String,
+    key: TeeKey,
+}
+
+impl Session<'_> {
+    pub fn fetch(&self, path: &str) -> Option<Vec<u8>> {
+        let url = format!("{}/kbs/v0/resource/{path}", self.lab.server.url());
+        let request = self.lab.http.get(url).header("cookie", &self.cookie);
+        let answer = request.send().unwrap();
+        let released = answer.status().is_success();
+        let body = answer.bytes().unwrap();
+        if !released {
+            return None;
+        }
+        let jwe = ResourceJwe::parse(&body).unwrap();
+        Some(jwe.open(&self.key).unwrap().expose().to_vec())
+    }
+}
+
+pub fn object(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: trusted-execution-clusters.io/v1alpha1\nkind: {kind}\nmetadata:\n  name: {name}\nspec:\n{spec}"
     )
 }
 
-/// An authority of our own, to make the certificates that no factory makes.
-pub(crate) struct Forge {
-    params: CertificateParams,
-    key: KeyPair,
+pub fn machine(name: &str, ak: &str, state: &str) -> String {
+    object(
+        "Machine",
+        name,
+        &format!("  attestationKey: {ak}\n  state: {state}\n"),
+    )
 }
 
-impl Forge {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        Self {
-            params,
-            key: KeyPair::generate().unwrap(),
-        }
+fn client(lab: &Path) -> reqwest::blocking::Client {
+    use rustls::pki_types::pem::PemObject as _;
+    let ca = rustls::pki_types::CertificateDer::from_pem_file(lab.join("ca.pem")).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    reqwest::blocking::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+/// An attestation key without a TPM around it.
+#[derive(Clone)]
+pub struct Tpm(rsa::RsaPrivateKey);
+
+static AKS: LazyLock<[rsa::RsaPrivateKey; 3]> = LazyLock::new(|| {
+    [(); 3].map(|()| rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap())
+});
+
+impl Tpm {
+    /// One of three, the same for all tests of a file.
+    pub fn number(index: usize) -> Self {
+        Self(AKS[index].clone())
     }
 
-    pub(crate) fn pem(&self) -> String {
-        self.params.self_signed(&self.key).unwrap().pem()
-    }
-
-    pub(crate) fn identity(&self) -> Identity {
-        Identity::EkCertificate {
-            roots: Roots::parse(&self.pem(), "").unwrap(),
-            also_listed: BTreeSet::new(),
-        }
-    }
-
-    /// A certificate for this endorsement key, as a maker would write it, but for `change`.
-    pub(crate) fn certify(
-        &self,
-        ek: &PublicArea,
-        change: impl Fn(&mut CertificateParams),
-    ) -> Vec<u8> {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![match ek.key {
-            PublicKey::Rsa { .. } => KeyUsagePurpose::KeyEncipherment,
-            PublicKey::P256 { .. } => KeyUsagePurpose::KeyAgreement,
-        }];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
-        let mut model =
-            CustomExtension::from_oid_content(&[2, 5, 29, 17], hex::decode(MODEL).unwrap());
-        model.set_criticality(true);
-        params.custom_extensions = vec![model];
-        change(&mut params);
-        let issuer = Issuer::from_params(&self.params, &self.key);
-        params
-            .signed_by(&Certified::new(ek), &issuer)
+    fn spki(&self) -> Vec<u8> {
+        self.0
+            .to_public_key()
+            .to_public_key_der()
             .unwrap()
-            .der()
-            .to_vec()
+            .into_vec()
     }
-}
 
-/// The subject alternative name of a software TPM: directoryName with maker, model and version.
-const MODEL: &str = "3046a444304231163014060567810502010c0b69643a30303030313031343110300e060567810502020c\
-                     05737774706d31163014060567810502030c0b69643a3230313931303233";
+    pub fn ak_public(&self) -> String {
+        STANDARD.encode(self.spki())
+    }
 
-/// Somebody else's public key in a certificate.
-struct Certified {
-    bits: Vec<u8>,
-    algorithm: &'static SignatureAlgorithm,
-}
+    pub fn node(&self) -> String {
+        NodeId::from_spki_der(&self.spki()).to_string()
+    }
 
-impl Certified {
-    fn new(ek: &PublicArea) -> Self {
-        let spki = ek.spki_der().unwrap();
-        // The BIT STRING ends the structure: RSAPublicKey of 270 bytes, or a point of 65.
-        let (length, algorithm) = match ek.key {
-            PublicKey::Rsa { .. } => (270, &rcgen::PKCS_RSA_SHA256),
-            PublicKey::P256 { .. } => (65, &rcgen::PKCS_ECDSA_P256_SHA256),
+    pub fn root(&self) -> String {
+        format!("default/{}/root", self.node())
+    }
+
+    /// All zero but those of the boot, as before switch-root.
+    fn pcrs() -> Vec<[u8; 32]> {
+        let value = |number: u8| {
+            if [4, 7, 14].contains(&number) {
+                number
+            } else {
+                0
+            }
         };
-        Self {
-            bits: spki[spki.len() - length..].to_vec(),
-            algorithm,
-        }
+        (0..24).map(|number| [value(number); 32]).collect()
+    }
+
+    pub fn boot_tuple(&self) -> Value {
+        let pcrs = Self::pcrs();
+        json!({ "pcr04": hex(&pcrs[4]), "pcr07": hex(&pcrs[7]), "pcr14": hex(&pcrs[14]) })
+    }
+
+    fn attestation(&self, nonce: &str, key: &TeeKey) -> Value {
+        let runtime_data = RuntimeData {
+            nonce: nonce.to_owned(),
+            tee_pubkey: key.public(),
+        };
+        let digest = RuntimeDigest::primary(&runtime_data, "").unwrap();
+        json!({
+            "init-data": null,
+            "runtime-data": runtime_data,
+            "tee-evidence": {
+                "primary_evidence": self.evidence(&digest.report_data(Tee::Tpm)),
+                "additional_evidence": "",
+            },
+        })
+    }
+
+    fn evidence(&self, extra_data: &[u8]) -> Value {
+        let pcrs = Self::pcrs();
+        let message = [
+            unhex("ff54434780180000"),
+            u16::try_from(extra_data.len())
+                .unwrap()
+                .to_be_bytes()
+                .to_vec(),
+            extra_data.to_vec(),
+            unhex("000000000000000100000002000000030100000000000000ff"),
+            unhex("00000001000b03ffffff"),
+            vec![0, 32],
+            Sha256::digest(pcrs.concat()).to_vec(),
+        ]
+        .concat();
+        let signature = rsa::pkcs1v15::SigningKey::<Sha256>::new(self.0.clone())
+            .sign(&message)
+            .to_vec();
+        let signature = [unhex("0014000b0100"), signature].concat();
+        json!({
+            "ak_public": self.ak_public(),
+            "tpm_quote": {
+                "message": STANDARD.encode(message),
+                "signature": STANDARD.encode(signature),
+                "pcrs": pcrs.iter().map(|pcr| hex(pcr)).collect::<Vec<_>>(),
+            },
+        })
     }
 }
 
-impl PublicKeyData for Certified {
-    fn der_bytes(&self) -> &[u8] {
-        &self.bits
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        self.algorithm
-    }
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
+        .collect()
+}

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The command line of `sheepfold-operator`, and how results and errors look: text for people, with `--json`
+//! one object on standard output for programs. No secret passes through here.
+
+mod output;
+
+use crate::provision::{self, Directory, Error, Options, Outcome, Run, Wishes, diff};
+use crate::register::{self, cli::Task};
+use clap::{Args, Parser, Subcommand};
+use kbs_protocol::NodeId;
+use output::{FEW, Progress, failure, say};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Takes in nodes, and tells a Trustee KBS what it has to know so that each gets its own secret.
+///
+/// Exit codes: 0 done, 2 usage, 10 configuration, 11 machine, 12 network, 13 server, 14 policy, 15 data.
+#[derive(Debug, Parser)]
+#[command(name = "sheepfold-operator", version)]
+struct Invocation {
+    /// Results and errors as one JSON object on standard output.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    duty: Duty,
+}
+
+#[derive(Debug, Subcommand)]
+enum Duty {
+    /// Take in nodes that prove that their attestation key lives in a known TPM.
+    Register {
+        /// The registrar's configuration.
+        #[arg(long)]
+        config: PathBuf,
+        /// Show who enrolled, and leave.
+        #[arg(long, conflicts_with = "approve")]
+        list: bool,
+        /// Let a held key replace the approved one of its TPM, and leave.
+        #[arg(long, value_name = "NODE")]
+        approve: Option<NodeId>,
+    },
+    #[command(flatten)]
+    Cluster(Command),
+}
+
+/// What is done to the cluster that a directory describes.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Apply a directory of Cluster, ApprovedImage and Machine files to the KBS.
+    Provision {
+        /// The directory.
+        dir: PathBuf,
+        /// Show what would change; ask nobody, change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Ask the KBS for its reference values first, and write again what somebody changed.
+        #[arg(long, conflicts_with = "dry_run")]
+        verify: bool,
+        /// Begin with an empty record: EVERY secret is made anew, no existing disk opens with them.
+        #[arg(long)]
+        new_record: bool,
+        /// Delete the secrets of machines that are no longer in the directory, however many.
+        #[arg(long)]
+        remove_many: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show each machine, and whether the KBS has what is wanted.
+    Status {
+        /// The directory.
+        dir: PathBuf,
+        /// Compare with the record only, do not ask the KBS.
+        #[arg(long)]
+        offline: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Give a machine a new secret; the old one is kept until `rebound`.
+    Rotate {
+        #[command(flatten)]
+        machine: Machine,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Say that a machine has bound its volume to the new secret: the old one is deleted.
+    Rebound {
+        #[command(flatten)]
+        machine: Machine,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Take everything from a machine at once, whatever its file says.
+    Revoke {
+        /// `metadata.name` or id of the machine.
+        node: String,
+        /// Take the revocation back; the machine's file decides again.
+        #[arg(long)]
+        undo: bool,
+        /// The directory.
+        #[arg(long, default_value = ".")]
+        dir: PathBuf,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Machine {
+    /// `metadata.name` or id of the machine.
+    node: String,
+    /// Its volume; default: all of them.
+    #[arg(long)]
+    volume: Option<String>,
+    /// The directory.
+    #[arg(long, default_value = ".")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Where the record lies; default: `<DIR>.state` beside the directory.
+    #[arg(long)]
+    state: Option<PathBuf>,
+    /// Another address of the KBS than the Cluster says.
+    #[arg(long)]
+    url: Option<String>,
+    /// Manage a KBS that believes self-signed tokens: everybody who reaches it can read every secret.
+    #[arg(long)]
+    allow_insecure_kbs: bool,
+}
+
+/// Runs the command line; the arguments begin with the program's name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let invocation = match Invocation::try_parse_from(args) {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            // Help is no error: clap knows, and chooses the stream.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let command = match invocation.duty {
+        Duty::Cluster(command) => command,
+        Duty::Register {
+            config,
+            list,
+            approve,
+        } => {
+            let listing = if list { Task::List } else { Task::Serve };
+            return register::cli::run(&approve.map_or(listing, Task::Approve), &config);
+        }
+    };
+    match execute(command) {
+        Ok(report) => report.print(invocation.json),
+        Err(error) => failure(&error, invocation.json),
+    }
+}
+
+/// What a command has to say.
+struct Report {
+    json: Value,
+    text: String,
+}
+
+fn execute(command: Command) -> Result<Report, Error> {
+    match command {
+        Command::Provision {
+            dir,
+            dry_run: true,
+            new_record,
+            place,
+            ..
+        } => {
+            let mut options = place.options();
+            options.new_record = new_record;
+            let none = |_: &Directory| Ok(Wishes::default());
+            let (directory, state, plan) = provision::dry_run(&dir, &options, &none)?;
+            Ok(Report {
+                json: diff::json(&plan, &state.observed),
+                text: diff::text(&plan, &state.observed, &directory),
+            })
+        }
+        Command::Provision {
+            dir,
+            verify,
+            new_record,
+            remove_many,
+            place,
+            ..
+        } => {
+            let mut options = place.options();
+            options.verify = verify;
+            options.remove_many = remove_many;
+            options.new_record = new_record;
+            let mut run = Run::open(&dir, &options)?;
+            carry_out(&mut run, &Wishes::default())
+        }
+        Command::Status {
+            dir,
+            offline,
+            place,
+        } => {
+            let mut progress = Progress::new("asked for");
+            let status =
+                provision::status(&dir, &place.options(), !offline, &mut progress.callback())?;
+            Ok(Report {
+                text: status.text(),
+                json: json!(status),
+            })
+        }
+        Command::Rotate { machine, place } => {
+            let mut run = Run::open(&machine.dir, &place.options())?;
+            let rotate = Some(machine.volumes(&run.directory)?);
+            let wishes = Wishes {
+                rotate,
+                ..Wishes::default()
+            };
+            carry_out(&mut run, &wishes)
+        }
+        Command::Rebound { machine, place } => {
+            let mut run = Run::open(&machine.dir, &place.options())?;
+            let rebound = Some(machine.volumes(&run.directory)?);
+            let wishes = Wishes {
+                rebound,
+                ..Wishes::default()
+            };
+            carry_out(&mut run, &wishes)
+        }
+        Command::Revoke {
+            node,
+            undo,
+            dir,
+            place,
+        } => {
+            let mut run = Run::open(&dir, &place.options())?;
+            let node = run.directory.find(&node)?.clone();
+            // On disk before the KBS is asked: a revocation that meets a dead network is not forgotten.
+            run.record.revoke(&node, !undo)?;
+            carry_out(&mut run, &Wishes::default())
+        }
+    }
+}
+
+fn carry_out(run: &mut Run, wishes: &Wishes) -> Result<Report, Error> {
+    let client = run.connect()?;
+    let mut progress = Progress::new("wrote");
+    let outcome = run.provision(wishes, &client, &mut progress.callback())?;
+    progress.end();
+    Ok(report(&outcome))
+}
+
+fn report(outcome: &Outcome) -> Report {
+    let problems = diff::problems(&outcome.plan);
+    let writes: Vec<String> = outcome
+        .plan
+        .writes
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let mut text = String::new();
+    if writes.len() <= FEW {
+        writes
+            .iter()
+            .for_each(|write| text += &format!("{write}\n"));
+    }
+    for name in &outcome.differed {
+        text += &format!("! somebody else had changed {name}, it is as we want it again\n");
+    }
+    problems
+        .iter()
+        .for_each(|problem| text += &format!("! {problem}\n"));
+    text += &match writes.len() {
+        0 => "the KBS has everything that is wanted, nothing was written\n".to_owned(),
+        n => format!("{n} writes, the KBS has everything that is wanted\n"),
+    };
+    let json = json!({
+        "ok": true, "writes": writes, "problems": problems, "differed": outcome.differed,
+    });
+    Report { json, text }
+}
+
+impl Report {
+    fn print(&self, json: bool) -> ExitCode {
+        match json {
+            true => say(&format!("{}\n", self.json)),
+            false => say(&self.text),
+        }
+        ExitCode::SUCCESS
+    }
+}
+
+impl Place {
+    fn options(self) -> Options {
+        Options {
+            state: self.state,
+            url: self.url,
+            allow_insecure_kbs: self.allow_insecure_kbs,
+            ..Options::default()
+        }
+    }
+}
+
+impl Machine {
+    fn volumes(
+        &self,
+        directory: &Directory,
+    ) -> Result<(crate::model::NodeName, BTreeSet<crate::model::Tag>), Error> {
+        let node = directory.find(&self.node)?.clone();
+        let all = || {
+            directory
+                .machines
+                .get(&node)
+                .map(|entry| entry.volumes.clone())
+                .unwrap_or_default()
+        };
+        let volumes = match &self.volume {
+            Some(volume) => BTreeSet::from([volume.parse()?]),
+            None => all(),
+        };
+        Ok((node, volumes))
+    }
+}
+
+const USAGE: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::Invocation;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Invocation::command().debug_assert();
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a machine is known by, from what is written down about it.
+
+use super::yaml::wrong;
+use crate::model::{self, AkPublic, Identity, InitDataDigest, NodeName, Tag};
+use crate::provision::objects::{EnrolledTpm, Machine};
+use crate::provision::{Error, Place};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// A machine from its object: its node's name, what is wanted for it but for secrets, its volumes.
+pub(super) fn machine(
+    name: &str,
+    spec: Machine,
+    place: &Place,
+    identity: Identity,
+) -> Result<(NodeName, model::Machine, BTreeSet<Tag>), Error> {
+    let ak = match (spec.attestation_key, spec.record_file) {
+        (Some(_), Some(_)) => {
+            let why = format!("{name} has both attestationKey and recordFile");
+            return Err(wrong(place, why));
+        }
+        (None, Some(file)) => Some(enrolled(&beside(place, &file), place)?),
+        (ak, None) => ak,
+    };
+    let derived = ak.as_ref().map(|ak| ak.node_id().into());
+    let node: NodeName = match (identity, derived, spec.id) {
+        (Identity::Ak, Some(derived), Some(id)) if id != derived => {
+            let why = format!("the attestation key of {name} makes it {derived}, id says {id}");
+            return Err(wrong(place, why));
+        }
+        (Identity::Ak, Some(derived), _) => derived,
+        (_, _, Some(id)) => id,
+        (Identity::Ak, None, None) => {
+            return Err(wrong(place, format!("{name} needs an attestationKey")));
+        }
+        (Identity::InitData, _, None) => {
+            let why = format!("{name} needs an id: the uuid of its init-data names it here");
+            return Err(wrong(place, why));
+        }
+    };
+    let init_data = match (spec.init_data, spec.init_data_file) {
+        (Some(_), Some(_)) => {
+            let why = format!("{name} has both initData and initDataFile");
+            return Err(wrong(place, why));
+        }
+        (None, Some(file)) => {
+            let file = beside(place, &file);
+            Some(std::fs::read_to_string(&file).map_err(Error::io("read", file))?)
+        }
+        (text, None) => text,
+    };
+    let machine = model::Machine {
+        ak,
+        init_data: init_data.map(|text| InitDataDigest::of(&text)),
+        state: spec.state,
+        secrets: BTreeMap::new(),
+    };
+    Ok((node, machine, spec.volumes))
+}
+
+/// The key that a registrar has approved.
+fn enrolled(file: &Path, place: &Place) -> Result<AkPublic, Error> {
+    let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
+    let shown = file.display();
+    let tpm: EnrolledTpm = serde_json::from_slice(&bytes)
+        .map_err(|error| wrong(place, format!("{shown} is no file of a registrar: {error}")))?;
+    let mut approved = tpm.keys.into_iter().filter(|key| key.state == APPROVED);
+    match (approved.next(), approved.next()) {
+        (Some(key), None) => Ok(key.ak_public),
+        (None, _) => Err(wrong(place, format!("{shown} has no approved key"))),
+        (Some(_), Some(_)) => Err(wrong(
+            place,
+            format!("{shown} has more than one approved key"),
+        )),
+    }
+}
+
+fn beside(place: &Place, file: &Path) -> PathBuf {
+    place.file.parent().unwrap_or(Path::new(".")).join(file)
+}
+
+/// As a registrar spells it.
+const APPROVED: &str = "approved";

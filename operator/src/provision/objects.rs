@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The objects that an administrator writes down, in the shape of Kubernetes objects: what is a file here
+//! can be applied to a cluster there. Every unknown field is an error; `load` says in which line.
+
+use crate::kbs_admin::{self, Dialect};
+use crate::model::{
+    AkPublic, BootTuple, Evidence, Identity, Measurement, NodeName, Pcr, State, Tag, TcbFloor,
+    TdxLaunch,
+};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// The group and version of all objects.
+pub const API_VERSION: &str = "trusted-execution-clusters.io/v1alpha1";
+
+/// One YAML document.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Object<S> {
+    /// [`API_VERSION`].
+    pub api_version: String,
+    /// Which of the kinds below.
+    pub kind: String,
+    /// Its name.
+    pub metadata: Metadata,
+    /// What is wanted.
+    pub spec: S,
+}
+
+/// The members of Kubernetes metadata that mean something, or do no harm, in a file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Metadata {
+    /// Unique among the objects of this kind.
+    pub name: String,
+    /// For Kubernetes.
+    #[serde(default, rename = "namespace")]
+    pub _namespace: Option<String>,
+    /// For people.
+    #[serde(default, rename = "labels")]
+    pub _labels: BTreeMap<String, String>,
+    /// For people.
+    #[serde(default, rename = "annotations")]
+    pub _annotations: BTreeMap<String, String>,
+}
+
+/// Kind `TrustedExecutionCluster`, or `Cluster` for short: one in a directory.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Cluster {
+    /// The server that keeps the secrets.
+    pub kbs: Kbs,
+    /// Kinds of evidence, each sufficient; default: `tpm`.
+    pub evidence: Option<BTreeSet<Evidence>>,
+    /// Where a machine's name comes from; default: `ak`.
+    pub identity: Option<Identity>,
+    /// PCRs that every boot tuple must name; default: 4, 7, 14.
+    pub pcrs: Option<BTreeSet<Pcr>>,
+    /// How an owner gets at a disk when attestation does not work.
+    #[serde(default)]
+    pub recovery: Recovery,
+}
+
+/// How to reach the KBS as its administrator. Relative paths begin at the file that names them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Kbs {
+    /// `https://host:port`.
+    pub url: String,
+    /// A directory made by `lab-kbs init`: stands for `caFile`, `adminKeyFile` and `role`.
+    pub laboratory: Option<PathBuf>,
+    /// Certificate authorities of the KBS, PEM.
+    pub ca_file: Option<PathBuf>,
+    /// The same, here.
+    pub ca: Option<String>,
+    /// The administrator's Ed25519 key, PKCS #8 PEM.
+    pub admin_key_file: Option<PathBuf>,
+    /// `iss` of the administrator's tokens.
+    #[serde(default = "name")]
+    pub issuer: String,
+    /// `role` of the administrator's tokens.
+    pub role: Option<String>,
+    /// Insist on a release.
+    pub release: Option<Release>,
+    /// Plain HTTP, for a laboratory.
+    #[serde(default)]
+    pub insecure_http: bool,
+}
+
+/// A release of Trustee.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Release {
+    /// 0.20.
+    #[serde(rename = "0.20")]
+    V0_20,
+    /// 0.21 and newer.
+    #[serde(rename = "0.21")]
+    V0_21,
+}
+
+impl Release {
+    /// What the admin client calls it.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::V0_20 => Dialect::V0_20,
+            Self::V0_21 => Dialect::V0_21,
+        }
+    }
+}
+
+/// How an owner gets at a disk when attestation does not work.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Recovery {
+    /// A passphrase for a slot of its own, kept in the KBS.
+    #[serde(default)]
+    pub passphrase: Passphrase,
+    /// Keep one although the cluster's evidence promises confidentiality from whoever runs the KBS.
+    #[serde(default)]
+    pub even_when_confidential: bool,
+}
+
+/// Whether a recovery passphrase exists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Passphrase {
+    /// No: without attestation the disk stays shut.
+    #[default]
+    None,
+    /// Yes, as the resource `default/<node>/recovery`.
+    Escrowed,
+}
+
+/// Kind `ApprovedImage`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ApprovedImage {
+    /// Where the image comes from; for people.
+    #[serde(rename = "image", alias = "reference", default)]
+    pub _image: Option<String>,
+    /// What its boots show.
+    pub reference_values: ReferenceValues,
+}
+
+/// What approved boots show. See [`Boots`](crate::model::Boots).
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ReferenceValues {
+    /// PCR values that count together.
+    pub boot_tuples: BTreeSet<BootTuple>,
+    /// SEV-SNP launch measurements.
+    pub snp_measurements: BTreeSet<Measurement>,
+    /// Oldest acceptable SEV-SNP firmware.
+    pub snp_tcb_floors: BTreeSet<TcbFloor>,
+    /// TDX launches.
+    pub tdx_launches: BTreeSet<TdxLaunch>,
+    /// Acceptable states of the TDX platform.
+    pub tdx_tcb_status: BTreeSet<String>,
+    /// Azure's SEV-SNP firmware.
+    pub az_snp_measurements: BTreeSet<Measurement>,
+    /// Azure's TDX firmware.
+    pub az_tdx_mr_tds: BTreeSet<Measurement>,
+}
+
+/// Kind `Machine`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Machine {
+    /// The attestation key, as `trustee-agent status` shows it: base64 of the DER SubjectPublicKeyInfo.
+    pub attestation_key: Option<AkPublic>,
+    /// The registrar's file about the machine's TPM: its approved key, instead of `attestationKey`.
+    pub record_file: Option<PathBuf>,
+    /// The name, where it is assigned. With a key and `identity: ak` it is derived; then this must agree.
+    pub id: Option<NodeName>,
+    /// The init-data that the machine was started with, to the byte.
+    pub init_data: Option<String>,
+    /// The same, in a file.
+    pub init_data_file: Option<PathBuf>,
+    /// `approved`, `held` or `revoked`.
+    pub state: State,
+    /// Its volumes; default: `root`.
+    #[serde(default = "root")]
+    pub volumes: BTreeSet<Tag>,
+}
+
+/// What we read of a registrar's file: the attestation keys that a TPM has shown, one of them approved.
+#[derive(Debug, Deserialize)]
+pub(super) struct EnrolledTpm {
+    pub(super) keys: Vec<EnrolledKey>,
+}
+
+/// A key in a registrar's file.
+#[derive(Debug, Deserialize)]
+pub(super) struct EnrolledKey {
+    pub(super) ak_public: AkPublic,
+    pub(super) state: String,
+}
+
+/// What every document says first.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Head {
+    pub(super) api_version: Option<String>,
+    pub(super) kind: Option<String>,
+}
+
+fn name() -> String {
+    kbs_admin::NAME.to_owned()
+}
+
+fn root() -> BTreeSet<Tag> {
+    "root".parse().into_iter().collect()
+}

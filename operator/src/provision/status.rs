@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Compares what is wanted, what the record says and what the KBS answers, and lists the machines.
+
+use super::load::word;
+use super::{Directory, Error, Target};
+use crate::model::Desired;
+use crate::plan::{Observed, Plan, reference_values};
+use crate::provision::record::State;
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// How a cluster stands.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The cluster.
+    pub cluster: String,
+    /// Writes that `provision` would make.
+    pub pending: usize,
+    /// What cannot be granted, as sentences.
+    pub problems: Vec<String>,
+    /// Reference values that the KBS holds otherwise than we wrote them; absent if it was not asked.
+    pub differs: Option<Vec<String>>,
+    /// The machines, by their names.
+    pub machines: Vec<MachineStatus>,
+}
+
+/// How a machine stands.
+#[derive(Debug, Serialize)]
+pub struct MachineStatus {
+    /// `metadata.name`.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// `approved`, `held` or `revoked`.
+    pub state: &'static str,
+    /// Revoked by command, whatever the directory says.
+    pub by_command: bool,
+    /// Its volumes.
+    pub volumes: Vec<VolumeStatus>,
+    /// When a secret of it was last written or deleted, seconds since 1970.
+    pub changed: Option<u64>,
+}
+
+/// How a volume stands.
+#[derive(Debug, Serialize)]
+pub struct VolumeStatus {
+    /// Its name.
+    pub name: String,
+    /// `stored`, `missing`, `unknown` (a write was interrupted) or `rotating` (an older secret is kept).
+    pub secret: &'static str,
+}
+
+impl Status {
+    /// Puts it together.
+    pub fn new(directory: &Directory, state: &State, desired: &Desired, plan: &Plan) -> Self {
+        let mut machines: Vec<MachineStatus> = directory
+            .machines
+            .iter()
+            .map(|(node, entry)| MachineStatus {
+                name: entry.name.clone(),
+                id: node.to_string(),
+                state: desired
+                    .machines
+                    .get(node)
+                    .map_or("revoked", |machine| word(machine.state)),
+                by_command: state.revoked.contains(node),
+                volumes: entry
+                    .volumes
+                    .iter()
+                    .filter_map(|tag| {
+                        let path = tag.path(node).ok()?;
+                        Some(VolumeStatus {
+                            name: tag.to_string(),
+                            secret: secret(path.as_str(), &state.observed),
+                        })
+                    })
+                    .collect(),
+                changed: state.changed.get(node).copied(),
+            })
+            .collect();
+        machines.sort_by(|a, b| a.name.cmp(&b.name));
+        Self {
+            cluster: directory.cluster.clone(),
+            pending: plan.writes.len(),
+            problems: super::diff::problems(plan),
+            differs: None,
+            machines,
+        }
+    }
+
+    /// The text for a person.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |text: String| {
+            let _ = writeln!(out, "{}", text.trim_end());
+        };
+        line(format!("cluster {}", self.cluster));
+        line(match self.pending {
+            0 => "  the KBS has everything that is wanted".to_owned(),
+            n => format!("  {n} writes are to be made: run `provision`"),
+        });
+        match &self.differs {
+            None => line("  the KBS was not asked".to_owned()),
+            Some(names) if names.is_empty() => {
+                line("  its reference values are as we wrote them".to_owned());
+            }
+            Some(names) => line(format!(
+                "  its reference values differ from what we wrote: {}; run `provision --verify`, and find \
+                 out who writes to it",
+                names.join(", ")
+            )),
+        }
+        for problem in &self.problems {
+            line(format!("  ! {problem}"));
+        }
+        for machine in &self.machines {
+            let volumes: Vec<String> = machine
+                .volumes
+                .iter()
+                .map(|volume| format!("{} {}", volume.name, volume.secret))
+                .collect();
+            let by = if machine.by_command {
+                " (by command)"
+            } else {
+                ""
+            };
+            let changed = machine.changed.map_or_else(
+                || "never".to_owned(),
+                |at| {
+                    let time = UNIX_EPOCH.checked_add(Duration::from_secs(at));
+                    time.map_or_else(String::new, httpdate::fmt_http_date)
+                },
+            );
+            line(format!(
+                "{:<20} {} {:<8} {}; last change {changed}",
+                machine.name,
+                machine.id,
+                format!("{}{by}", machine.state),
+                volumes.join(", ")
+            ));
+        }
+        out
+    }
+}
+
+/// The reference values that the KBS holds otherwise than the record says. Those that are to be written
+/// anyway are not asked for.
+///
+/// # Errors
+/// Whatever a request can meet.
+pub fn differing(
+    target: &dyn Target,
+    desired: &Desired,
+    observed: &Observed,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Vec<String>, Error> {
+    let (values, _) = reference_values(desired);
+    let settled: Vec<_> = values
+        .iter()
+        .filter(|(name, value)| observed.holds_value(name, value))
+        .collect();
+    let mut differing = Vec::new();
+    for (number, (name, value)) in (1usize..).zip(&settled) {
+        if target.reference_value(name)? != Some(value.to_value()) {
+            differing.push((*name).clone());
+        }
+        progress(number, settled.len());
+    }
+    Ok(differing)
+}
+
+fn secret(path: &str, observed: &Observed) -> &'static str {
+    match observed.secret(path) {
+        None => "missing",
+        Some(None) => "unknown",
+        Some(Some(_)) => match observed.under(&format!("{path}.")).count() {
+            0 | 1 => "stored",
+            _ => "rotating",
+        },
+    }
+}
