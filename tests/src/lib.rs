@@ -9,12 +9,14 @@
 
 pub mod administrator;
 pub mod clevis;
+pub mod cluster;
 pub mod lab;
 pub mod luks;
 pub mod paths;
 pub mod process;
 pub mod proxy;
 pub mod pty;
+pub mod registrar;
 pub mod scan;
 pub mod settings;
 pub mod swtpm;

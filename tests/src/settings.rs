@@ -15,6 +15,8 @@ pub struct Settings {
     pub path: String,
     /// `kbs.insecure_http`.
     pub insecure_http: bool,
+    /// `enroll.registrar`.
+    pub registrar: Option<String>,
     /// `tpm.tcti`.
     pub tcti: String,
     /// `trust.mode`.
@@ -37,6 +39,7 @@ impl Settings {
             ca_file: Some(ca_file),
             path: "default/{node}/root".to_owned(),
             insecure_http: false,
+            registrar: None,
             tcti,
             mode: "measured",
             binding: "required",
@@ -66,6 +69,9 @@ impl Settings {
         );
         for name in ["fetch", "decrypt", "encrypt"] {
             let _ = writeln!(text, "{name} = {:?}", self.overall);
+        }
+        if let Some(registrar) = &self.registrar {
+            let _ = write!(text, "\n[enroll]\nregistrar = {registrar:?}\n");
         }
         let _ = write!(
             text,

@@ -63,8 +63,15 @@ impl World {
     /// # Errors
     /// As [`World::new`].
     pub fn with_lab(options: &[&str]) -> Result<Self> {
+        Self::with_tpm(SoftTpm::start()?, options)
+    }
+
+    /// As [`World::with_lab`], with a TPM of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn with_tpm(tpm: SoftTpm, options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sheepfold-").tempdir()?;
-        let tpm = SoftTpm::start()?;
         let lab = Lab::start(&dir.path().join("kbs"), options)?;
         let links = Links::create(&dir.path().join("bin"))?;
         fs::create_dir(dir.path().join("node"))?;

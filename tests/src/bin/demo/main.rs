@@ -8,19 +8,24 @@
     clippy::print_stdout,
     reason = "its whole output is a story on standard output"
 )]
-#![allow(clippy::arithmetic_side_effects)]
+mod teller;
 
-use std::io::{IsTerminal as _, stdout};
+use std::fs;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use kbs_protocol::Secret;
+use kbs_protocol::resource_secret::ResourceSecret;
 use lexopt::Arg::{Long, Short};
-use sheepfold_tests::administrator::Stored;
+use sheepfold_tests::cluster::Cluster;
 use sheepfold_tests::luks::Volume;
-use sheepfold_tests::process::Captured;
+use sheepfold_tests::paths;
+use sheepfold_tests::process::{Captured, Run};
+use sheepfold_tests::registrar::Registrar;
 use sheepfold_tests::scan::Scanner;
-use sheepfold_tests::world::World;
+use sheepfold_tests::swtpm::{Authority, SoftTpm};
+use sheepfold_tests::world::{Node, World};
+use teller::Teller;
 
 fn main() -> ExitCode {
     let outcome = arguments().and_then(|arguments| match arguments {
@@ -36,34 +41,44 @@ fn main() -> ExitCode {
     }
 }
 
-/// The whole demo, from a machine nobody knows to a disk that opens again.
+/// The whole demo, from a machine nobody knows to a disk that opens again, and a second node that gets nothing.
 fn story(arguments: &Arguments) -> Result<()> {
     let mut tell = Teller::new();
     tell.title("A node proves what it booted, and only then gets the key of its disk.");
     tell.note("Everything runs on this machine, in one temporary directory, without root.");
 
-    tell.step("A machine with a TPM, and a key server (KBS) that has never heard of it");
-    let mut world = World::new()?;
+    tell.step(
+        "A machine with a TPM; a key server (KBS) and a registrar that have never heard of it",
+    );
+    let maker = Authority::new()?;
+    let mut world = World::with_tpm(SoftTpm::certified(&maker)?, &[])?;
     if arguments.keep {
         println!("   keeping {}", world.keep().display());
     }
+    let registrar = Registrar::start(&world.dir().join("registrar"), &maker, world.lab.dir())?;
+    world.settings.registrar = Some(registrar.url().to_owned());
+    world.configure()?;
     tell.fact("software TPM", &world.tpm.tcti());
     tell.fact("laboratory KBS", world.lab.url());
+    tell.fact("registrar", registrar.url());
     tell.done();
 
-    tell.step("The node makes its attestation key inside the TPM");
-    tell.command("trustee-agent attest");
-    world.run(world.agent(["attest"]))?;
+    tell.step("The node enrols: its attestation key lives in a TPM whose maker is known");
+    tell.command("trustee-agent enroll");
+    world.run(world.agent(["enroll"]))?.success()?;
     let node = world.node()?;
     tell.fact("node id, derived from that key", &node.id.to_string());
     tell.done();
 
-    tell.step("The administrator approves the node and stores a secret for its disk");
-    tell.command("lab-kbs admin set-reference-value …; lab-kbs admin set-resource …");
-    world.enrol(&node)?;
-    let stored = world.store_secret(&node)?;
-    tell.fact("approved", "this key, with PCR 4, 7 and 14 as they are now");
-    tell.fact("secret stored under", &stored.path.to_string());
+    tell.step("The administrator approves the boot and the node, and makes it a secret");
+    let cluster = Cluster::new(&world.dir().join("cluster"), &world.lab)?;
+    cluster.approve("image", &world.tpm.read_pcrs()?)?;
+    cluster.add("node-1", &registrar.record_file(&node.id.to_string())?)?;
+    tell.command("sheepfold-operator provision cluster/");
+    let provisioned = world.run(cluster.provision(&[])?)?.success()?;
+    tell.quote(&provisioned.err());
+    let stored = secret_of(&world)?;
+    tell.fact("for this node alone", &format!("default/{}/root", node.id));
     tell.done();
 
     tell.step("A LUKS2 volume is bound to the KBS with stock Clevis");
@@ -128,6 +143,10 @@ fn story(arguments: &Arguments) -> Result<()> {
     unlock(&mut tell, &world, &volume)?;
     tell.done();
 
+    tell.step("A second node, same image, same make of TPM, asks for the first node's secret");
+    second_node(&mut tell, &world, &maker, &registrar, &cluster, &node)?;
+    tell.done();
+
     tell.step("Did any program print or store the secret on the way?");
     search(&world, &stored)?;
     tell.fact("found", "nowhere but inside the KBS");
@@ -135,6 +154,59 @@ fn story(arguments: &Arguments) -> Result<()> {
 
     tell.end();
     Ok(())
+}
+
+/// Enrols and provisions another machine; it gets its own secret and not the first one's.
+fn second_node(
+    tell: &mut Teller,
+    world: &World,
+    maker: &Authority,
+    registrar: &Registrar,
+    cluster: &Cluster,
+    first: &Node,
+) -> Result<()> {
+    let tpm = SoftTpm::certified(maker)?;
+    let file = world.dir().join("node-2.toml");
+    let mut settings = world.settings.clone();
+    settings.tcti = tpm.tcti();
+    fs::write(&file, settings.to_toml())?;
+    let agent = |args: &[&str]| -> Result<Run> {
+        let run = Run::new(paths::binary("trustee-agent")?).arg("--config");
+        Ok(run.arg(&file).args(args.iter().copied()))
+    };
+    tell.command("trustee-agent enroll; sheepfold-operator provision cluster/");
+    let enrolled = world.run(agent(&["enroll", "--json"])?)?.success()?;
+    let facts: serde_json::Value = serde_json::from_slice(&enrolled.stdout)?;
+    let id = facts.get("node_id").and_then(|id| id.as_str());
+    let id = id.context("no node id")?;
+    cluster.add("node-2", &registrar.record_file(id)?)?;
+    world.run(cluster.provision(&[])?)?.success()?;
+    agent(&["fetch"])?.success()?;
+    tell.fact("its own secret", "comes");
+
+    let theirs = format!("default/{}/root", first.id);
+    tell.command(&format!("trustee-agent fetch --path {theirs}"));
+    let refused = world.run(agent(&["fetch", "--path", &theirs])?)?;
+    ensure!(
+        refused.code != Some(0) && refused.stdout.is_empty(),
+        "the second node was given the first one's secret"
+    );
+    settings.path = theirs;
+    fs::write(&file, settings.to_toml())?;
+    let explained = world.run(agent(&["explain"])?)?;
+    ensure!(
+        explained.err().contains("another node"),
+        "the explanation does not say whose path it is: {explained}"
+    );
+    tell.quote(&explained.err());
+    Ok(())
+}
+
+/// The key that the operator made, as only its node gets it. Not through the journal: it is the secret.
+fn secret_of(world: &World) -> Result<Secret> {
+    let fetched = world.agent(["fetch"]).success()?;
+    let secret = ResourceSecret::parse(&Secret::new(fetched.stdout.clone()))?;
+    Ok(Secret::new(secret.key().to_vec()))
 }
 
 /// Gets the passphrase as a boot would, and tries it on the volume.
@@ -159,9 +231,9 @@ fn unlock(tell: &mut Teller, world: &World, volume: &Volume) -> Result<()> {
 }
 
 /// Searches everything written so far, and every file of the node, for the stored key.
-fn search(world: &World, stored: &Stored) -> Result<()> {
+fn search(world: &World, key: &Secret) -> Result<()> {
     let mut scanner = Scanner::new();
-    scanner.add("the volume's key", stored.key.expose())?;
+    scanner.add("the volume's key", key.expose())?;
     let mut leaks = scanner.directory(world.dir(), &[world.lab.dir()])?;
     for Captured {
         argv,
@@ -204,91 +276,3 @@ fn arguments() -> Result<Option<Arguments>> {
     }
     Ok(Some(arguments))
 }
-
-/// Prints the story: numbered steps, commands, results and times. Colours only on a terminal.
-struct Teller {
-    colours: bool,
-    number: u32,
-    begun: Instant,
-    step_begun: Instant,
-}
-
-impl Teller {
-    fn new() -> Self {
-        let now = Instant::now();
-        let colours = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self {
-            colours,
-            number: 0,
-            begun: now,
-            step_begun: now,
-        }
-    }
-
-    fn title(&self, text: &str) {
-        println!("{}", self.paint(BOLD, text));
-    }
-
-    fn note(&self, text: &str) {
-        println!("{text}");
-    }
-
-    fn step(&mut self, text: &str) {
-        self.number += 1;
-        self.step_begun = Instant::now();
-        println!(
-            "\n{}",
-            self.paint(BOLD, &format!("{:2}. {text}", self.number))
-        );
-    }
-
-    fn command(&self, text: &str) {
-        println!("    {}", self.paint(DIM, &format!("$ {text}")));
-    }
-
-    fn fact(&self, what: &str, value: &str) {
-        println!("    {what}: {value}");
-    }
-
-    /// What a program said, indented.
-    fn quote(&self, text: &str) {
-        for line in text.trim_end().lines() {
-            println!("    {} {line}", self.paint(DIM, "|"));
-        }
-    }
-
-    fn done(&self) {
-        println!(
-            "    {} {}",
-            self.paint(GREEN, "ok"),
-            seconds(self.step_begun.elapsed())
-        );
-    }
-
-    fn end(&self) {
-        let time = seconds(self.begun.elapsed());
-        let text = format!(
-            "Done: {} steps in {time}. The disk opened twice and stayed shut once.",
-            self.number
-        );
-        println!("\n{}", self.paint(BOLD, &text));
-        println!("Next: make test, make bench, docs/");
-    }
-
-    fn paint(&self, colour: &str, text: &str) -> String {
-        if self.colours {
-            format!("{colour}{text}{RESET}")
-        } else {
-            text.to_owned()
-        }
-    }
-}
-
-fn seconds(time: Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
-}
-
-const BOLD: &str = "\x1b[1m";
-const DIM: &str = "\x1b[2m";
-const GREEN: &str = "\x1b[32m";
-const RESET: &str = "\x1b[0m";

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The directory that an administrator keeps: one cluster, its approved boots, its machines. Written as files
+//! and applied with `sheepfold-operator provision`, as a person would.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::lab::Lab;
+use crate::paths;
+use crate::process::Run;
+
+/// A directory of objects for one laboratory KBS.
+#[derive(Debug)]
+pub struct Cluster {
+    dir: PathBuf,
+}
+
+impl Cluster {
+    /// Writes the object `Cluster`: nodes are named by their TPM's key.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn new(dir: &Path, lab: &Lab) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let cluster = Self {
+            dir: dir.to_path_buf(),
+        };
+        let spec = format!(
+            "  kbs:\n    url: {}\n    laboratory: {:?}\n  evidence: [tpm]\n  identity: ak\n",
+            lab.url(),
+            lab.dir()
+        );
+        cluster.write("TrustedExecutionCluster", "demo", &spec)?;
+        Ok(cluster)
+    }
+
+    /// Approves a boot: these PCRs, together.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn approve(&self, name: &str, pcrs: &[[u8; 32]]) -> Result<()> {
+        let mut spec = String::from("  referenceValues:\n    bootTuples:\n    -");
+        for (index, value) in pcrs.iter().enumerate() {
+            if BOOT_PCRS.contains(&index) {
+                let value = kbs_protocol::encoding::hex::encode(value);
+                let _ = write!(spec, " pcr{index:02}: {value:?}\n     ");
+            }
+        }
+        self.write("ApprovedImage", name, &format!("{}\n", spec.trim_end()))
+    }
+
+    /// Adds a machine from the registrar's record of its TPM.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add(&self, name: &str, record: &Path) -> Result<()> {
+        let spec = format!("  state: approved\n  recordFile: {record:?}\n");
+        self.write("Machine", name, &spec)
+    }
+
+    /// `sheepfold-operator provision` on this directory.
+    ///
+    /// # Errors
+    /// The program is not built.
+    pub fn provision(&self, args: &[&str]) -> Result<Run> {
+        Ok(Run::new(paths::binary("sheepfold-operator")?)
+            .arg("provision")
+            .arg(&self.dir)
+            .args(args))
+    }
+
+    fn write(&self, kind: &str, name: &str, spec: &str) -> Result<()> {
+        let text = format!(
+            "apiVersion: trusted-execution-clusters.io/v1alpha1\nkind: {kind}\nmetadata:\n  name: {name}\n\
+             spec:\n{spec}"
+        );
+        fs::write(self.dir.join(format!("{name}.yaml")), text)?;
+        Ok(())
+    }
+}
+
+/// Boot loader code, Secure Boot state, and the machine-owner keys: what a tuple must name.
+const BOOT_PCRS: [usize; 3] = [4, 7, 14];
