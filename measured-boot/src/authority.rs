@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Who authorised a program: firmware's and shim's searches through their lists of keys. What they find first is what
+//! PCR 7 measures (UEFI 2.10, section 32.5.3.3 "Authorization Process"; PFP 1.06, section 3.3.4.8).
+
+use crate::bank::Bank;
+use crate::bytes::Blob;
+use crate::certificate::leads_to;
+use crate::error::Error;
+use crate::facts::ShimFacts;
+use crate::pe::PeFacts;
+use crate::platform::PlatformFacts;
+use crate::sbat;
+use crate::signature::SignatureFacts;
+use crate::uefi::{SignatureEntry, SignatureList, VariableData, guid};
+
+/// What firmware measures when it loads `file`: the entry of db that authorised it.
+///
+/// Signatures in file order, for each of them the entries of db in variable order; the first match wins. So a file with
+/// two signatures is authorised by its first one, even when db lists the authority of the second one first.
+///
+/// # Errors
+/// [`Error::Revoked`] when dbx names the file or an authority of any signature, [`Error::NotAuthorised`] when db does
+/// not know it, and what [`SignatureList::parse_all`] says about either variable.
+pub fn by_firmware(file: &PeFacts, platform: &PlatformFacts) -> Result<VariableData, Error> {
+    let db = Lists::read(platform.variable("db"), Reading::EveryEntry)?;
+    let dbx = Lists::read(platform.variable("dbx"), Reading::EveryEntry)?;
+    dbx.refuse(file, "dbx")?;
+    file.signatures
+        .iter()
+        .find_map(|signature| db.certificate(signature))
+        .or_else(|| db.hash(file))
+        .map(|entry| VariableData::new(guid::IMAGE_SECURITY, "db", entry.to_bytes()))
+        .ok_or_else(|| not_authorised(file, &platform.platform))
+}
+
+/// What shim measures when it loads or verifies `file`, with the name under which it does.
+///
+/// The order is shim's: hashes and certificates of db, of its vendor's database, of MokListRT (which holds a vendor's
+/// single certificate), then the keys of its own build. `level` is SbatLevel as it is by then.
+///
+/// # Errors
+/// As [`by_firmware`], with MokListX, the vendor's list and SbatLevel as further reasons for [`Error::Revoked`].
+pub fn by_shim(
+    file: &PeFacts,
+    shim: &ShimFacts,
+    platform: &PlatformFacts,
+    level: &Blob,
+) -> Result<VariableData, Error> {
+    let first = Reading::FirstCertificate;
+    Lists::read(platform.variable("dbx"), first)?.refuse(file, "dbx")?;
+    Lists::read(&mok_list_x(shim, platform), first)?.refuse(file, "MokListX")?;
+    refuse_by_sbat(file, level)?;
+
+    let vendor_database = match shim.vendor_certificate() {
+        Some(_) => &[],
+        None => shim.vendor_authorized.as_ref(),
+    };
+    let sources = [
+        (
+            "db",
+            guid::IMAGE_SECURITY,
+            Lists::read(platform.variable("db"), first)?,
+        ),
+        (
+            "vendor_db",
+            guid::IMAGE_SECURITY,
+            Lists::read(vendor_database, first)?,
+        ),
+        (
+            "MokListRT",
+            guid::SHIM_LOCK,
+            Lists::read(&mok_list(shim, platform), first)?,
+        ),
+    ];
+    let search = |signature: Option<&SignatureFacts>| {
+        sources.iter().find_map(|(name, vendor, lists)| {
+            lists
+                .hash(file)
+                .or_else(|| lists.certificate(signature?))
+                .map(|entry| VariableData::new(*vendor, name, entry.to_bytes()))
+        })
+    };
+    let own_keys = |signature: &SignatureFacts| {
+        let keys = [
+            shim.build_certificate.as_ref().map(AsRef::as_ref),
+            shim.vendor_certificate(),
+        ];
+        keys.into_iter()
+            .flatten()
+            .find(|key| leads_to(signature, key))
+            .map(|key| VariableData::new(guid::SHIM_LOCK, "Shim", key))
+    };
+    file.signatures
+        .iter()
+        .find_map(|signature| search(Some(signature)).or_else(|| own_keys(signature)))
+        .or_else(|| search(None))
+        .ok_or_else(|| not_authorised(file, &format!("{} and shim", platform.platform)))
+}
+
+/// Refuses a component whose generation is below SbatLevel.
+///
+/// # Errors
+/// [`Error::Revoked`].
+pub(crate) fn refuse_by_sbat(file: &PeFacts, level: &Blob) -> Result<(), Error> {
+    let sbat = file.sbat.as_deref().unwrap_or_default();
+    match sbat::revoked_component(level, sbat) {
+        Some(_) => revoked(file, "SbatLevel"),
+        None => Ok(()),
+    }
+}
+
+/// The content of MokListRT: the vendor's keys, the build's, then what the owner enrolled. Never empty.
+pub(crate) fn mok_list(shim: &ShimFacts, platform: &PlatformFacts) -> Vec<u8> {
+    let wrap = |der: &[u8]| SignatureList::certificate(guid::SHIM_LOCK, der).to_bytes();
+    let mut list = match shim.vendor_certificate() {
+        Some(der) => wrap(der),
+        None => shim.vendor_authorized.0.clone(),
+    };
+    if let Some(der) = &shim.build_certificate {
+        list.extend(wrap(der.as_ref()));
+    }
+    list.extend_from_slice(platform.variable("MokList"));
+    or_dummy(list)
+}
+
+/// The content of MokListXRT: the vendor's revocations, then the owner's. Never empty.
+pub(crate) fn mok_list_x(shim: &ShimFacts, platform: &PlatformFacts) -> Vec<u8> {
+    let mut list = shim.vendor_deauthorized.0.clone();
+    list.extend_from_slice(platform.variable("MokListX"));
+    or_dummy(list)
+}
+
+/// shim mirrors an empty list as one that matches nothing: a hash of zeros.
+fn or_dummy(list: Vec<u8>) -> Vec<u8> {
+    match list.is_empty() {
+        true => SignatureList::sha256(guid::SHIM_LOCK, &[0; 32]).to_bytes(),
+        false => list,
+    }
+}
+
+/// Signature lists, with the entries that a reader of them looks at.
+struct Lists {
+    certificates: Vec<SignatureEntry>,
+    hashes: Vec<SignatureEntry>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Reading {
+    /// Firmware.
+    EveryEntry,
+    /// shim: of a list of certificates only the first one counts.
+    FirstCertificate,
+}
+
+impl Lists {
+    fn read(variable: &[u8], reading: Reading) -> Result<Self, Error> {
+        let mut lists = Self {
+            certificates: Vec::new(),
+            hashes: Vec::new(),
+        };
+        for list in SignatureList::parse_all(variable)? {
+            let count = match reading {
+                Reading::EveryEntry => usize::MAX,
+                Reading::FirstCertificate => 1,
+            };
+            match list.kind {
+                guid::CERT_X509 => lists
+                    .certificates
+                    .extend(list.entries.into_iter().take(count)),
+                guid::CERT_SHA256 => lists.hashes.extend(list.entries),
+                // No other kind authorises or revokes programs on the platforms that we know.
+                _ => {}
+            }
+        }
+        Ok(lists)
+    }
+
+    fn certificate(&self, signature: &SignatureFacts) -> Option<&SignatureEntry> {
+        self.certificates
+            .iter()
+            .find(|entry| leads_to(signature, &entry.data))
+    }
+
+    fn hash(&self, file: &PeFacts) -> Option<&SignatureEntry> {
+        let digest = file.authenticode.get(Bank::Sha256)?;
+        self.hashes
+            .iter()
+            .find(|entry| entry.data == digest.as_bytes())
+    }
+
+    fn refuse(&self, file: &PeFacts, by: &'static str) -> Result<(), Error> {
+        let mut signatures = file.signatures.iter();
+        match self.hash(file).is_some() || signatures.any(|s| self.certificate(s).is_some()) {
+            true => revoked(file, by),
+            false => Ok(()),
+        }
+    }
+}
+
+fn revoked<T>(file: &PeFacts, by: &'static str) -> Result<T, Error> {
+    Err(Error::Revoked {
+        file: file.name.clone(),
+        by,
+    })
+}
+
+fn not_authorised(file: &PeFacts, by: &str) -> Error {
+    Error::NotAuthorised {
+        file: file.name.clone(),
+        by: by.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {}
