@@ -33,6 +33,11 @@ impl Pcrs {
         self.values.insert(pcr, value);
     }
 
+    /// Takes over a value that somebody read from a TPM or a quote.
+    pub fn set(&mut self, pcr: u8, value: Digest) {
+        self.values.insert(pcr, value);
+    }
+
     /// The value of one PCR: zero where nothing was extended (true of PCR 0 to 16; those of a dynamic launch
     /// start with all ones, and nothing of ours looks at them).
     pub fn get(&self, pcr: u8) -> Digest {
@@ -60,7 +65,7 @@ impl EventLog {
             if let Some(last) = value.last_mut() {
                 *last = locality;
             }
-            pcrs.values.insert(0, Digest::new(value));
+            pcrs.set(0, Digest::new(value));
         }
         for (index, event) in self.extends() {
             let digest = event.digest(bank).ok_or_else(|| Error::NoDigest {
