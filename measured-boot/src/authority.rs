@@ -211,6 +211,3 @@ fn not_authorised(file: &PeFacts, by: &str) -> Error {
         by: by.to_owned(),
     }
 }
-
-#[cfg(test)]
-mod tests {}

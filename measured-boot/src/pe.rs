@@ -64,11 +64,16 @@ impl PeFacts {
         let pe = open::<I>(file)?;
         // Without this entry the specification hashes straight to the end of the headers, and the crate would skip eight
         // bytes of something else. No boot loader is like that.
-        if pe
-            .data_directory(pe::IMAGE_DIRECTORY_ENTRY_SECURITY)
-            .is_none()
-        {
+        let Some(table) = pe
+            .data_directories()
+            .iter()
+            .nth(pe::IMAGE_DIRECTORY_ENTRY_SECURITY)
+        else {
             return malformed("no certificate table in the data directories");
+        };
+        // Firmware subtracts the size whatever the address is; `object` sees no table at address zero.
+        if table.virtual_address.get(LE) == 0 && table.size.get(LE) != 0 {
+            return malformed("a certificate table without an address");
         }
         let mut hashers = Hashers::default();
         if authenticode_digest(&pe, &mut hashers).is_err() {
@@ -234,6 +239,3 @@ const MAX_FILE: usize = 512 * 1024 * 1024;
 const MAX_SECTIONS: usize = 96;
 const MAX_SIGNATURES: usize = 16;
 static ZEROS: [u8; 4096] = [0; 4096];
-
-#[cfg(test)]
-mod tests {}

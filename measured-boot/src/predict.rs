@@ -275,6 +275,3 @@ impl PredictedEvent {
 }
 
 const UKI: &str = "unified kernel image";
-
-#[cfg(test)]
-mod tests {}

@@ -5,8 +5,9 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub(crate) mod pe_file;
+
 use measured_boot::bank::Bank;
-use measured_boot::bytes::Blob;
 use measured_boot::facts::{
     ImageFacts, SectionFacts, ShimFacts, ShimVersion, UkiFacts, vendor_cert,
 };
@@ -129,6 +130,13 @@ impl Fixtures {
         all.iter().find(|one| one["id"] == id).expect(id)
     }
 
+    /// The recorded binary with this SHA-256 over the whole file.
+    pub(crate) fn id_of_file(&self, sha256: &str) -> Option<String> {
+        let mut all = self.binaries.as_array().unwrap().iter();
+        let found = all.find(|one| one["sha256"] == sha256)?;
+        Some(found["id"].as_str().unwrap().to_owned())
+    }
+
     /// A program as `binaries.json` describes it, through the JSON form of our own facts.
     pub(crate) fn program(&self, id: &str) -> PeFacts {
         let entry = self.entry(id);
@@ -192,10 +200,6 @@ impl Fixtures {
     pub(crate) fn log(&self, scenario: &str) -> Vec<u8> {
         self.bytes(&format!("{scenario}/eventlog.bin"))
     }
-}
-
-pub(crate) fn blob(bytes: &[u8]) -> Blob {
-    Blob::from(bytes)
 }
 
 fn json_of(path: &std::path::Path) -> Value {
