@@ -6,7 +6,7 @@
 
 use measured_boot::bank::{Bank, Digest, Digests};
 use measured_boot::bytes::Blob;
-use measured_boot::combine::{Approved, Rollout, Tuple, combine};
+use measured_boot::combine::{Approved, Rollout, combine};
 use measured_boot::facts::{ImageFacts, ShimFacts, ShimVersion};
 use measured_boot::path::{BootPath, Route};
 use measured_boot::pe::PeFacts;

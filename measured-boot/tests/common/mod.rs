@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub(crate) mod made_up;
 pub(crate) mod pe_file;
 
 use measured_boot::bank::Bank;
@@ -204,4 +205,8 @@ impl Fixtures {
 
 fn json_of(path: &std::path::Path) -> Value {
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+pub(crate) fn blob(bytes: &[u8]) -> measured_boot::bytes::Blob {
+    measured_boot::bytes::Blob::from(bytes)
 }
