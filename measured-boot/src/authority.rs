@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Who authorised a program: firmware's and shim's searches through their lists of keys. What they find first is what
-//! PCR 7 measures (UEFI 2.10, section 32.5.3.3 "Authorization Process"; PFP 1.06, section 3.3.4.8).
+//! Who authorised a program: firmware's and shim's searches through their lists of keys. What they find
+//! first is what PCR 7 measures (UEFI 2.10, section 32.5.3.3 "Authorization Process"; PFP 1.06, section
+//! 3.3.4.8).
 
 use crate::bank::Bank;
 use crate::bytes::Blob;
@@ -16,12 +17,13 @@ use crate::uefi::{SignatureEntry, SignatureList, VariableData, guid};
 
 /// What firmware measures when it loads `file`: the entry of db that authorised it.
 ///
-/// Signatures in file order, for each of them the entries of db in variable order; the first match wins. So a file with
-/// two signatures is authorised by its first one, even when db lists the authority of the second one first.
+/// Signatures in file order, for each of them the entries of db in variable order; the first match wins. So
+/// a file with two signatures is authorised by its first one, even when db lists the authority of the
+/// second one first.
 ///
 /// # Errors
-/// [`Error::Revoked`] when dbx names the file or an authority of any signature, [`Error::NotAuthorised`] when db does
-/// not know it, and what [`SignatureList::parse_all`] says about either variable.
+/// [`Error::Revoked`] when dbx names the file or an authority of any signature, [`Error::NotAuthorised`]
+/// when db does not know it, and what [`SignatureList::parse_all`] says about either variable.
 pub fn by_firmware(file: &PeFacts, platform: &PlatformFacts) -> Result<VariableData, Error> {
     let db = Lists::read(platform.variable("db"), Reading::EveryEntry)?;
     let dbx = Lists::read(platform.variable("dbx"), Reading::EveryEntry)?;
@@ -36,11 +38,12 @@ pub fn by_firmware(file: &PeFacts, platform: &PlatformFacts) -> Result<VariableD
 
 /// What shim measures when it loads or verifies `file`, with the name under which it does.
 ///
-/// The order is shim's: hashes and certificates of db, of its vendor's database, of MokListRT (which holds a vendor's
-/// single certificate), then the keys of its own build. `level` is SbatLevel as it is by then.
+/// The order is shim's: hashes and certificates of db, of its vendor's database, of MokListRT (which holds
+/// a vendor's single certificate), then the keys of its own build. `level` is SbatLevel as it is by then.
 ///
 /// # Errors
-/// As [`by_firmware`], with MokListX, the vendor's list and SbatLevel as further reasons for [`Error::Revoked`].
+/// As [`by_firmware`], with MokListX, the vendor's list and SbatLevel as further reasons for
+/// [`Error::Revoked`].
 pub fn by_shim(
     file: &PeFacts,
     shim: &ShimFacts,

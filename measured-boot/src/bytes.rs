@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Walking over foreign bytes. Every parser of this crate reads through [`Reader`], so that every length
+//! Walking over foreign bytes. Every parser of this crate reads through `Reader`, so that every length
 //! is checked in one place and every error names the structure and the offset. Also [`Blob`], how raw
 //! variable contents look in a JSON document.
 
@@ -43,15 +43,12 @@ impl<'a> Reader<'a> {
 
     /// The next `count` bytes. The only place that moves.
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Error> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(count)
-            .ok_or_else(|| Error::Truncated {
-                structure: self.structure,
-                offset: self.offset,
-                wanted: count,
-                left: self.rest.len(),
-            })?;
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Error::Truncated {
+            structure: self.structure,
+            offset: self.offset,
+            wanted: count,
+            left: self.rest.len(),
+        })?;
         self.rest = rest;
         self.offset = self.offset.saturating_add(count);
         Ok(taken)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! From a signer's certificate to the one that a platform trusts (RFC 5280, section 6.1, without the parts that
-//! firmware skips: validity, usage and names are not looked at there either).
+//! From a signer's certificate to the one that a platform trusts (RFC 5280, section 6.1, without the parts
+//! that firmware skips: validity, usage and names are not looked at there either).
 
 use crate::signature::SignatureFacts;
 use cms::cert::IssuerAndSerialNumber;
@@ -18,8 +18,8 @@ use sha2::{Sha256, Sha384, Sha512};
 
 /// Whether the signature's chain leads to `anchor` (DER): the signer itself, or an authority above it.
 ///
-/// A step upwards needs the issuer's name *and* a signature that verifies under its key. RSA with SHA-256, SHA-384 or
-/// SHA-512 is what Secure Boot uses; a step in anything else is not taken.
+/// A step upwards needs the issuer's name *and* a signature that verifies under its key. RSA with SHA-256,
+/// SHA-384 or SHA-512 is what Secure Boot uses; a step in anything else is not taken.
 pub fn leads_to(signature: &SignatureFacts, anchor: &[u8]) -> bool {
     let carried = signature.others.iter().map(AsRef::as_ref);
     let mut current = signature.signer.as_ref();

@@ -2,9 +2,10 @@
 
 //! The TCG event log: what firmware says it extended into which PCR, in order.
 //!
-//! TCG PC Client Platform Firmware Profile (PFP) 1.06, section 10 "Event Logging": the first entry always has the SHA-1
-//! form (TCG_PCClientPCREvent, 10.2.1); when it holds a Specification ID Version Event (10.4.5.1) with the
-//! signature `Spec ID Event03`, all further entries are crypto agile (TCG_PCR_EVENT2, 10.2.2).
+//! TCG PC Client Platform Firmware Profile (PFP) 1.06, section 10 "Event Logging": the first entry always
+//! has the SHA-1 form (TCG_PCClientPCREvent, 10.2.1); when it holds a Specification ID Version Event
+//! (10.4.5.1) with the signature `Spec ID Event03`, all further entries are crypto agile (TCG_PCR_EVENT2,
+//! 10.2.2).
 //!
 //! A log proves nothing by itself: it is text that anybody could write. It counts when its replay
 //! ([`crate::replay`]) gives PCR values that a TPM signed, and even then the *data* of an entry counts only
@@ -22,8 +23,8 @@ use std::collections::BTreeMap;
 /// A parsed log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventLog {
-    /// Algorithms that the log announces (TPM_ALG_ID) with their digest sizes in bytes. A log in the SHA-1 form
-    /// announces none and has SHA-1 alone.
+    /// Algorithms that the log announces (TPM_ALG_ID) with their digest sizes in bytes. A log in the SHA-1
+    /// form announces none and has SHA-1 alone.
     pub algorithms: BTreeMap<u16, usize>,
     /// The entries in order, the Specification ID Version Event among them.
     pub events: Vec<Event>,
@@ -34,8 +35,8 @@ pub struct EventLog {
 pub struct Event {
     /// Where the entry begins in the file, in bytes.
     pub offset: usize,
-    /// The PCR that was extended. In a log of a confidential computing guest (UEFI 2.10, section 38.4.1) the index of
-    /// the measurement register: 0 for the build-time register, 1 for RTMR 0, and so on.
+    /// The PCR that was extended. In a log of a confidential computing guest (UEFI 2.10, section 38.4.1)
+    /// the index of the measurement register: 0 for the build-time register, 1 for RTMR 0, and so on.
     pub pcr: u32,
     /// What kind of thing was measured.
     pub kind: EventType,
@@ -46,13 +47,14 @@ pub struct Event {
 }
 
 impl EventLog {
-    /// Reads a log as the kernel exposes it in `binary_bios_measurements`, or as the ACPI table points to it.
+    /// Reads a log as the kernel exposes it in `binary_bios_measurements`, or as the ACPI table points to
+    /// it.
     ///
     /// Unused space at the end (all zeros or all ones) is not an error.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] above 16 MiB, [`Error::Truncated`] and [`Error::Malformed`] with the structure and
-    /// the offset of what is wrong.
+    /// [`Error::TooLarge`] above 16 MiB, [`Error::Truncated`] and [`Error::Malformed`] with the structure
+    /// and the offset of what is wrong.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader::limited(EVENT_SHA1, bytes, MAX_LOG)?;
         let first = sha1_event(&mut reader)?;
@@ -91,8 +93,8 @@ impl EventLog {
         }
     }
 
-    /// The entries that extended a PCR, each with its place in the log: EV_NO_ACTION entries inform and extend nothing
-    /// (PFP, 10.4.5).
+    /// The entries that extended a PCR, each with its place in the log: EV_NO_ACTION entries inform and
+    /// extend nothing (PFP, 10.4.5).
     pub fn extends(&self) -> impl Iterator<Item = (usize, &Event)> {
         self.events
             .iter()
@@ -107,15 +109,16 @@ impl Event {
         self.digests.get(&bank.algorithm())
     }
 
-    /// Whether the digest is the hash of the data, so that the text can be believed once the PCR is. For PE files, for
-    /// instance, it is not: there the data is a path and the digest is that of the file.
+    /// Whether the digest is the hash of the data, so that the text can be believed once the PCR is. For PE
+    /// files, for instance, it is not: there the data is a path and the digest is that of the file.
     pub fn covers_data(&self, bank: Bank) -> bool {
         self.digest(bank) == Some(&bank.hash(&self.data))
     }
 }
 
 impl Event {
-    /// The data as text, for messages: printable ASCII as it is, everything else escaped, 80 characters at most.
+    /// The data as text, for messages: printable ASCII as it is, everything else escaped, 80 characters at
+    /// most.
     pub fn text(&self) -> String {
         self.data
             .iter()

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Why a machine shows another PCR than predicted: holds its event log against the prediction, PCR by PCR, and names the
-//! first event that differs, in words.
+//! Why a machine shows another PCR than predicted: holds its event log against the prediction, PCR by PCR,
+//! and names the first event that differs, in words.
 //!
-//! The log's *digests* are compared. Its text is used for words only, and where the digest does not cover it, the words
-//! say so: whoever could write the log could write any text.
+//! The log's *digests* are compared. Its text is used for words only, and where the digest does not cover
+//! it, the words say so: whoever could write the log could write any text.
 
 mod cause;
 
@@ -96,8 +96,8 @@ pub fn explain(log: &EventLog, prediction: &Prediction, bank: Bank) -> Result<Ex
     Ok(Explanation { bank, pcrs, first })
 }
 
-/// The PCRs of a quote that the log does not lead to: it was cut, or changed, or something extended a PCR after firmware
-/// stopped writing. Explanations of these PCRs are worth nothing.
+/// The PCRs of a quote that the log does not lead to: it was cut, or changed, or something extended a PCR
+/// after firmware stopped writing. Explanations of these PCRs are worth nothing.
 ///
 /// # Errors
 /// [`Error::NoDigest`] when the log does not have the quote's bank.
@@ -192,11 +192,7 @@ impl fmt::Display for Explanation {
                 self.bank,
                 list(true)
             ),
-            Some(first) => write!(
-                f,
-                "PCR {} differ from the prediction; first, {first}",
-                list(false)
-            ),
+            Some(first) => write!(f, "not as predicted: PCR {}; first, {first}", list(false)),
         }
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What an image says about the boots it can lead to. Small and serialisable: computed once per image digest, kept, and
-//! combined with platforms and other images without a second look at the image.
+//! What an image says about the boots it can lead to. Small and serialisable: computed once per image
+//! digest, kept, and combined with platforms and other images without a second look at the image.
 
 use crate::bank::Digests;
 use crate::bytes::{Blob, Reader};
@@ -32,8 +32,9 @@ pub struct ImageFacts {
     /// The unified kernel image.
     #[serde(default)]
     pub uki: Option<UkiFacts>,
-    /// Files that are measured on their way and may add trust: `revocations*.efi` and `shim_certificate*.efi` beside shim
-    /// (16 and later), addons of systemd-stub. Not predicted, so that they must not be overlooked.
+    /// Files that are measured on their way and may add trust: `revocations*.efi` and
+    /// `shim_certificate*.efi` beside shim (16 and later), addons of systemd-stub. Not predicted, so that
+    /// they must not be overlooked.
     #[serde(default)]
     pub extras: Vec<String>,
 }
@@ -49,7 +50,8 @@ pub struct ShimFacts {
     pub vendor_authorized: Blob,
     /// Signature lists that it refuses (`.vendor_cert`, de-authorised part).
     pub vendor_deauthorized: Blob,
-    /// Certificate of the key that signed MokManager and fallback of the same build; most vendors have none.
+    /// Certificate of the key that signed MokManager and fallback of the same build; most vendors have
+    /// none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build_certificate: Option<Blob>,
     /// Its revocations; shim up to 15.6 has none.
@@ -92,7 +94,8 @@ impl ShimFacts {
     /// Reads shim.
     ///
     /// # Errors
-    /// As [`PeFacts::read`]; [`Error::Malformed`] when it has no `.vendor_cert` section or does not name its version.
+    /// As [`PeFacts::read`]; [`Error::Malformed`] when it has no `.vendor_cert` section or does not name
+    /// its version.
     pub fn read(name: &str, file: &[u8]) -> Result<Self, Error> {
         let facts = PeFacts::read(name, file)?;
         let sections = pe::sections(file)?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How often GRUB measures the kernel into PCR 4. It is a property of the build and of Secure Boot, and nothing in
-//! the file says it: it was observed on machines, and what was not observed is not guessed.
+//! How often GRUB measures the kernel into PCR 4. It is a property of the build and of Secure Boot, and
+//! nothing in the file says it: it was observed on machines, and what was not observed is not guessed.
 
 use crate::sbat;
 

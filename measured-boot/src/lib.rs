@@ -2,27 +2,30 @@
 
 //! From a bootable image to the PCR values that its machines will show, through every update.
 //!
-//! A machine that boots with a TPM measures what it runs: firmware, shim, GRUB or systemd-stub extend PCRs with digests of
-//! programs, keys and settings. A verifier that wants to compare these PCRs with something must know them before the machine
-//! boots. This crate computes them from three documents, and never from a machine:
+//! A machine that boots with a TPM measures what it runs: firmware, shim, GRUB or systemd-stub extend PCRs
+//! with digests of programs, keys and settings. A verifier that wants to compare these PCRs with something
+//! must know them before the machine boots. This crate computes them from three documents, and never from a
+//! machine:
 //!
-//! 1. [`facts::ImageFacts`]: what the image says. Programs with their digests and signatures ([`pe`], [`signature`]),
-//!    the keys that shim brings along ([`facts::ShimFacts`]), the sections of a unified kernel image;
-//! 2. [`platform::PlatformFacts`]: what the firmware's variables say: Secure Boot's keys and revocations, the owner's keys;
+//! 1. [`facts::ImageFacts`]: what the image says. Programs with their digests and signatures ([`pe`],
+//!    [`signature`]), the keys that shim brings along ([`facts::ShimFacts`]), the sections of a unified
+//!    kernel image;
+//! 2. [`platform::PlatformFacts`]: what the firmware's variables say: Secure Boot's keys and revocations,
+//!    the owner's keys;
 //! 3. [`path::BootPath`]: who starts whom, and what happens on the way.
 //!
 //! From these:
 //!
 //! * [`predict::predict`] gives the events of a boot in order, and their PCRs in any [`bank::Bank`];
 //! * [`combine::combine`] gives the tuples that a fleet can show while it is updated;
-//! * [`explain::explain`] holds the log of a machine ([`eventlog::EventLog`]) against a prediction and names the first
-//!   difference in words.
+//! * [`explain::explain`] holds the log of a machine ([`eventlog::EventLog`]) against a prediction and
+//!   names the first difference in words.
 //!
-//! What was never seen on a machine is marked ([`predict::Prediction::unobserved`]), and what is not modelled is an error: a
-//! wrong reference value locks a machine out, or lets one in.
+//! What was never seen on a machine is marked ([`predict::Prediction::unobserved`]), and what is not
+//! modelled is an error: a wrong reference value locks a machine out, or lets one in.
 //!
-//! Everything here is a function of bytes: no file, no socket, no clock, no log. Parsers take bytes from strangers; each
-//! has a size limit, returns a typed error with structure and offset, and never panics.
+//! Everything here is a function of bytes: no file, no socket, no clock, no log. Parsers take bytes from
+//! strangers; each has a size limit, returns a typed error with structure and offset, and never panics.
 
 pub mod authority;
 pub mod bank;

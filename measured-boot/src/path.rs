@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The way from firmware to the kernel: which parts of an image run, in which order, and what else happens on the way
-//! that is measured but is a property of neither image nor platform.
+//! The way from firmware to the kernel: which parts of an image run, in which order, and what else happens
+//! on the way that is measured but is a property of neither image nor platform.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,15 +14,15 @@ pub struct BootPath {
     /// How often GRUB measures the kernel; absent: looked up ([`crate::grub`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_measurements: Option<u8>,
-    /// Boot options that firmware tries, and that return, before the one that boots: an empty disk, a network without
-    /// a boot server.
+    /// Boot options that firmware tries, and that return, before the one that boots: an empty disk, a
+    /// network without a boot server.
     #[serde(default)]
     pub failed_boot_options: u8,
     /// What `fbx64.efi` does.
     #[serde(default)]
     pub fallback: Fallback,
-    /// Phase words that systemd has extended into PCR 11 by the time of the quote (systemd-pcrphase.service(8)), such as
-    /// `enter-initrd`.
+    /// Phase words that systemd has extended into PCR 11 by the time of the quote
+    /// (systemd-pcrphase.service(8)), such as `enter-initrd`.
     #[serde(default)]
     pub phases: Vec<String>,
 }
@@ -45,8 +45,8 @@ pub enum Route {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fallback {
-    /// It does not run, or it writes the boot entry and resets: either way the boot that reaches the system is an ordinary
-    /// one. It resets whenever there is a TPM.
+    /// It does not run, or it writes the boot entry and resets: either way the boot that reaches the system
+    /// is an ordinary one. It resets whenever there is a TPM.
     #[default]
     Resets,
     /// It was told not to reset, and starts shim a second time.

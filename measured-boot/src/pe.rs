@@ -3,9 +3,9 @@
 //! What has to be known of an EFI program: its Authenticode digests, who signed it, its sections.
 //!
 //! Firmware and shim measure a program by its Authenticode digest (PFP 1.06, section 10.2.3, with "Windows
-//! Authenticode Portable Executable Signature Format"): the file without checksum and signatures. So the digest
-//! says nothing about *who* signed; that goes into PCR 7. PE files are walked by the crates `object` and
-//! `authenticode`; this file sets the limits and refuses what they do not check.
+//! Authenticode Portable Executable Signature Format"): the file without checksum and signatures. So the
+//! digest says nothing about *who* signed; that goes into PCR 7. PE files are walked by the crates `object`
+//! and `authenticode`; this file sets the limits and refuses what they do not check.
 
 use crate::bank::{Digests, Hashers};
 use crate::bytes::check_size;
@@ -48,9 +48,9 @@ impl PeFacts {
     /// Reads a program. `name` is for messages.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] above 512 MiB; [`Error::Malformed`] for anything that is not a PE32 or PE32+ file, whose
-    /// parts lie outside of it, or whose signatures cannot be read; [`Error::ChangedAfterSigning`] when a signature
-    /// was made for other content.
+    /// [`Error::TooLarge`] above 512 MiB; [`Error::Malformed`] for anything that is not a PE32 or PE32+
+    /// file, whose parts lie outside of it, or whose signatures cannot be read;
+    /// [`Error::ChangedAfterSigning`] when a signature was made for other content.
     pub fn read(name: &str, file: &[u8]) -> Result<Self, Error> {
         check_size(STRUCTURE, file, MAX_FILE)?;
         match FileKind::parse(file) {
@@ -62,8 +62,8 @@ impl PeFacts {
 
     fn read_pe<I: ImageNtHeaders>(name: &str, file: &[u8]) -> Result<Self, Error> {
         let pe = open::<I>(file)?;
-        // Without this entry the specification hashes straight to the end of the headers, and the crate would skip eight
-        // bytes of something else. No boot loader is like that.
+        // Without this entry the specification hashes straight to the end of the headers, and the crate
+        // would skip eight bytes of something else. No boot loader is like that.
         let Some(table) = pe
             .data_directories()
             .iter()
@@ -75,11 +75,12 @@ impl PeFacts {
         if table.virtual_address.get(LE) == 0 && table.size.get(LE) != 0 {
             return malformed("a certificate table without an address");
         }
+        let sections = sections_of(&pe)?;
         let mut hashers = Hashers::default();
         if authenticode_digest(&pe, &mut hashers).is_err() {
-            return malformed("a header, section or certificate table outside of the file");
+            return malformed("headers, sections or certificate table do not fit into the file");
         }
-        let sbat = match find(&sections_of(&pe)?, ".sbat") {
+        let sbat = match find(&sections, ".sbat") {
             Some(section) => Some(text(section.data)?),
             None => None,
         };
@@ -93,8 +94,8 @@ impl PeFacts {
         Ok(facts)
     }
 
-    /// The signed digest is never *used*: an unsigned file has none, and a changed file has the wrong one. But when it
-    /// differs, no firmware will run the file, and we should not approve it.
+    /// The signed digest is never *used*: an unsigned file has none, and a changed file has the wrong one.
+    /// But when it differs, no firmware will run the file, and we should not approve it.
     fn check_signed_digests(&self) -> Result<(), Error> {
         for signature in &self.signatures {
             let computed = self.authenticode.get(signature.bank);
@@ -162,10 +163,12 @@ fn sections_of<'a, I: ImageNtHeaders>(pe: &PeFile<'a, I>) -> Result<Vec<Section<
         Err(error) => return malformed(error.to_string()),
     };
     let mut sections = Vec::new();
+    let (mut in_memory, mut in_file) = (0_usize, 0_usize);
     for header in pe.section_table().iter() {
         let Ok(name) = header.name(strings) else {
             return malformed("a section name outside of the string table");
         };
+        let name = String::from_utf8_lossy(name).into_owned();
         let sizes = [
             header.virtual_size.get(LE),
             header.pointer_to_raw_data.get(LE),
@@ -173,28 +176,37 @@ fn sections_of<'a, I: ImageNtHeaders>(pe: &PeFile<'a, I>) -> Result<Vec<Section<
         ]
         .map(usize::try_from);
         let [Ok(virtual_size), Ok(start), Ok(raw_size)] = sizes else {
-            return malformed("a section size beyond the address space");
+            return malformed("a section beyond the address space");
         };
-        if virtual_size > MAX_FILE {
-            return malformed(format!("a section of {virtual_size} bytes in memory"));
+        // Sections may overlap; hashing the same bytes a hundred times over is not worth anybody's while.
+        in_memory = in_memory.saturating_add(virtual_size);
+        in_file = in_file.saturating_add(raw_size);
+        if in_memory > MAX_FILE {
+            return malformed_at(
+                start,
+                format!("sections of {in_memory} bytes in memory up to {name}"),
+            );
         }
-        let bytes = start
-            .checked_add(raw_size.min(virtual_size))
-            .and_then(|end| pe.data().get(start..end));
-        let Some(data) = bytes else {
-            return malformed("a section outside of the file");
+        let end = start.checked_add(raw_size);
+        let raw = end.and_then(|end| pe.data().get(start..end));
+        let Some(raw) = raw.filter(|_| in_file <= pe.data().len()) else {
+            return malformed_at(
+                start,
+                format!("the section {name} lies outside of the file"),
+            );
         };
         sections.push(Section {
-            name: String::from_utf8_lossy(name).into_owned(),
+            name,
             virtual_size,
-            data,
+            data: raw.get(..virtual_size).unwrap_or(raw),
         });
     }
     Ok(sections)
 }
 
 fn signatures<I: ImageNtHeaders>(pe: &PeFile<'_, I>) -> Result<Vec<SignatureFacts>, Error> {
-    let table = match AttributeCertificateIterator::new(pe as &dyn PeTrait) {
+    let readable: &dyn PeTrait = pe;
+    let table = match AttributeCertificateIterator::new(readable) {
         Ok(table) => table,
         Err(error) => return malformed(error.to_string()),
     };
@@ -224,10 +236,15 @@ pub(crate) fn text(data: &[u8]) -> Result<String, Error> {
     }
 }
 
+/// Something wrong in the headers, which begin the file.
 fn malformed<T>(why: impl Into<String>) -> Result<T, Error> {
+    malformed_at(0, why)
+}
+
+fn malformed_at<T>(offset: usize, why: impl Into<String>) -> Result<T, Error> {
     Err(Error::Malformed {
         structure: STRUCTURE,
-        offset: 0,
+        offset,
         why: why.into(),
     })
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What a platform says: the UEFI variables that PCR 7 and 14 depend on. One document per kind of machine, for a
-//! person to approve. Three sources: a firmware variable store, a directory of efivarfs, an event log.
+//! What a platform says: the UEFI variables that PCR 7 and 14 depend on. One document per kind of machine,
+//! for a person to approve. Three sources: a firmware variable store, a directory of efivarfs, an event
+//! log.
 
 use crate::bank::Bank;
 use crate::bytes::Blob;
@@ -22,7 +23,8 @@ pub struct PlatformFacts {
     pub secure_boot: bool,
     /// Contents by name, those of [`KNOWN`] only. An absent variable is measured as an empty one.
     pub variables: BTreeMap<String, Blob>,
-    /// Texts such as `UEFI Debug Mode` that this firmware measures into PCR 7. Nothing is predicted for such a platform.
+    /// Texts such as `UEFI Debug Mode` that this firmware measures into PCR 7. Nothing is predicted for
+    /// such a platform.
     #[serde(default)]
     pub preboot_actions: Vec<String>,
     /// EFI_SIGNATURE_DATA that authorised option ROMs, which firmware measures before the separator.
@@ -59,8 +61,9 @@ pub const KNOWN: [(&str, Guid); 16] = [
 impl PlatformFacts {
     /// From variables, wherever they were read. Those that no measurement depends on are dropped.
     ///
-    /// Secure Boot is on when the SecureBoot variable says so; a store of a machine that is off does not have that
-    /// variable, and then an enrolled PK means that firmware will turn it on (UEFI 2.10, section 32.3).
+    /// Secure Boot is on when the SecureBoot variable says so; a store of a machine that is off does not
+    /// have that variable, and then an enrolled PK means that firmware will turn it on (UEFI 2.10, section
+    /// 32.3).
     pub fn from_variables(
         platform: &str,
         source: &str,
@@ -84,7 +87,8 @@ impl PlatformFacts {
         }
     }
 
-    /// From a firmware variable store as virt-firmware writes it in JSON (`{"version": 2, "variables": [...]}`).
+    /// From a firmware variable store as virt-firmware writes it in JSON (`{"version": 2, "variables":
+    /// [...]}`).
     ///
     /// # Errors
     /// [`Error::Document`] for another format, a GUID that is none, or data that is not hexadecimal.
@@ -115,13 +119,13 @@ impl PlatformFacts {
 
     /// From the log of a machine that booted: firmware logs each variable with its content.
     ///
-    /// The log must be one whose replay gives the PCR 7 that the machine's TPM signed; here it is only checked that every
-    /// entry's digest covers its text. What shim keeps (MokList, MokListX) is not in a log: it is taken as empty, and
-    /// SbatLevel is what this boot left behind.
+    /// The log must be one whose replay gives the PCR 7 that the machine's TPM signed; here it is only
+    /// checked that every entry's digest covers its text. What shim keeps (MokList, MokListX) is not in a
+    /// log: it is taken as empty, and SbatLevel is what this boot left behind.
     ///
     /// # Errors
-    /// [`Error::NoDigest`] when the log does not have this bank, [`Error::Malformed`] for an entry that is not a
-    /// variable or whose text is not what was measured.
+    /// [`Error::NoDigest`] when the log does not have this bank, [`Error::Malformed`] for an entry that is
+    /// not a variable or whose text is not what was measured.
     pub fn from_event_log(platform: &str, log: &EventLog, bank: Bank) -> Result<Self, Error> {
         let mut variables = Vec::new();
         let mut actions = Vec::new();

@@ -2,8 +2,8 @@
 
 //! From an image, a platform and a boot path to the events that a machine will measure.
 //!
-//! Events come in the order in which a machine measures them. Within one PCR that order is part of the value; between
-//! PCRs it matters only where several share one register ([`crate::rtmr`]).
+//! Events come in the order in which a machine measures them. Within one PCR that order is part of the
+//! value; between PCRs it matters only where several share one register ([`crate::rtmr`]).
 
 mod sequence;
 
@@ -50,7 +50,6 @@ pub struct PredictedEvent {
     /// Where its digest comes from.
     pub data: Measured,
     /// Whether the operating system measures it, so that it is not in the firmware's log.
-    #[serde(default)]
     pub runtime: bool,
 }
 
@@ -87,12 +86,13 @@ pub fn predict(
     }
 }
 
-/// Every boot that is possible with what is known: several when nobody has counted how often this GRUB measures the kernel.
+/// Every boot that is possible with what is known: several when nobody has counted how often this GRUB
+/// measures the kernel.
 ///
 /// # Errors
 /// [`Error::MissingPart`] when the image does not have what the path needs; [`Error::NotAuthorised`] and
-/// [`Error::Revoked`] when the machine would not boot; [`Error::Unsupported`] for what is measured and not modelled;
-/// [`Error::Truncated`] and [`Error::Malformed`] for variables that cannot be read.
+/// [`Error::Revoked`] when the machine would not boot; [`Error::Unsupported`] for what is measured and not
+/// modelled; [`Error::Truncated`] and [`Error::Malformed`] for variables that cannot be read.
 pub fn candidates(
     image: &ImageFacts,
     platform: &PlatformFacts,
@@ -170,8 +170,8 @@ fn unified_kernel(
     Ok(())
 }
 
-/// A machine that does these things measures what we do not predict: better no reference value than one that no machine
-/// shows.
+/// A machine that does these things measures what we do not predict: better no reference value than one
+/// that no machine shows.
 fn refuse_what_is_not_modelled(image: &ImageFacts, platform: &PlatformFacts) -> Result<(), Error> {
     if let Some(action) = platform.preboot_actions.first() {
         return Err(Error::Unsupported {

@@ -38,8 +38,8 @@ impl Pcrs {
         self.values.insert(pcr, value);
     }
 
-    /// The value of one PCR: zero where nothing was extended (true of PCR 0 to 16; those of a dynamic launch
-    /// start with all ones, and nothing of ours looks at them).
+    /// The value of one PCR: zero where nothing was extended (true of PCR 0 to 16; those of a dynamic
+    /// launch start with all ones, and nothing of ours looks at them).
     pub fn get(&self, pcr: u8) -> Digest {
         self.values
             .get(&pcr)

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The same events without a TPM: Intel TDX's run-time measurement registers (UEFI 2.10, section 38.4.1 "Virtual
-//! platform CC event log": the table that maps PCR indexes to measurement registers). Each RTMR takes what several PCRs would, SHA-384 only, so that the order *between* these PCRs becomes part of the
-//! value.
+//! The same events without a TPM: Intel TDX's run-time measurement registers (UEFI 2.10, section 38.4
+//! "Confidential Computing", the table of TPM PCR indexes and TDX measurement registers). Each RTMR takes
+//! what several PCRs would, SHA-384 only, so that the order *between* these PCRs becomes part of the value.
+//!
+//! RTMR 0 and 1 also hold what only the platform knows (PCR 1 to 3 and 5), RTMR 2 what GRUB or the kernel's
+//! EFI stub measure of each node (PCR 8 and 9). So there is no RTMR to predict from image and platform alone;
+//! a log replays into them, and predicted events have their place among them.
 
 use crate::bank::{Bank, Digest};
 use crate::error::Error;

@@ -2,8 +2,8 @@
 
 //! SBAT: generations of boot components, and the level below which shim refuses them (shim, SBAT.md).
 //!
-//! The level matters to PCR 7: shim measures the text of the SbatLevel variable as it is in NVRAM *after* shim looked at
-//! it. So the PCR remembers the newest shim that ever ran on the machine.
+//! The level matters to PCR 7: shim measures the text of the SbatLevel variable as it is in NVRAM *after*
+//! shim looked at it. So the PCR remembers the newest shim that ever ran on the machine.
 
 use crate::bytes::{Blob, Reader};
 use crate::error::Error;
@@ -19,11 +19,12 @@ pub struct SbatLevels {
 }
 
 impl SbatLevels {
-    /// Reads a `.sbatlevel` section: format version 0, then two offsets (relative to where they begin) of texts that
-    /// end in a zero.
+    /// Reads a `.sbatlevel` section: format version 0, then two offsets (relative to where they begin) of
+    /// texts that end in a zero.
     ///
     /// # Errors
-    /// [`Error::Truncated`] or [`Error::Malformed`] for another version or an offset outside of the section.
+    /// [`Error::Truncated`] or [`Error::Malformed`] for another version or an offset outside of the
+    /// section.
     pub fn parse(section: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader::limited(STRUCTURE, section, MAX_SECTION)?;
         let version = reader.u32()?;
@@ -51,7 +52,8 @@ impl SbatLevels {
 
 /// What SbatLevel holds once a shim that brings `levels` has run.
 ///
-/// With Secure Boot, an existing text of the same or a newer date stays. Without, shim puts the original text back.
+/// With Secure Boot, an existing text of the same or a newer date stays. Without, shim puts the original
+/// text back.
 pub fn level_after(
     existing: Option<&Blob>,
     levels: Option<&SbatLevels>,
@@ -84,10 +86,7 @@ pub fn revoked_component<'a>(level: &Blob, sbat: &'a str) -> Option<&'a str> {
 }
 
 /// The columns of one component: name, generation, vendor, package, version, URL.
-pub(crate) fn columns<'a>(
-    sbat: &'a str,
-    is_wanted: impl Fn(&str) -> bool,
-) -> Option<(&'a str, &'a str)> {
+pub(crate) fn columns(sbat: &str, is_wanted: impl Fn(&str) -> bool) -> Option<(&str, &str)> {
     sbat.lines().find_map(|line| {
         let mut columns = line.split(',');
         let name = columns.next().filter(|name| is_wanted(name))?;

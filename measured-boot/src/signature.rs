@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! An Authenticode signature as far as it decides about PCR 7: which digest it covers, and the certificates that lead
-//! from its signer upwards (RFC 5652 SignedData; "Windows Authenticode Portable Executable Signature Format").
+//! An Authenticode signature as far as it decides about PCR 7: which digest it covers, and the certificates
+//! that lead from its signer upwards (RFC 5652 SignedData; "Windows Authenticode Portable Executable
+//! Signature Format").
 //!
-//! We do not verify the signature itself: a file with a wrong one does not boot, and then there is no PCR to predict.
-//! What we do verify is every step from certificate to certificate ([`crate::certificate`]), because a name alone does
-//! not tell two authorities of one name apart.
+//! We do not verify the signature itself: a file with a wrong one does not boot, and then there is no PCR
+//! to predict. What we do verify is every step from certificate to certificate ([`crate::certificate`]),
+//! because a name alone does not tell two authorities of one name apart.
 
 use crate::bank::{Bank, Digest};
 use crate::bytes::{Blob, check_size};
@@ -39,8 +40,8 @@ impl SignatureFacts {
     /// Reads the PKCS #7 content of one entry of the certificate table, without its WIN_CERTIFICATE header.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] above 256 KiB, [`Error::Malformed`] for anything but a SignedData with one signer, whose
-    /// certificate it contains, over an SpcIndirectDataContent.
+    /// [`Error::TooLarge`] above 256 KiB, [`Error::Malformed`] for anything but a SignedData with one
+    /// signer, whose certificate it contains, over an SpcIndirectDataContent.
     pub fn parse(pkcs7: &[u8]) -> Result<Self, Error> {
         check_size(STRUCTURE, pkcs7, MAX_SIGNATURE)?;
         let content = signed_data_of(pkcs7)?;
@@ -80,7 +81,8 @@ impl SignatureFacts {
     }
 }
 
-/// SignedData (RFC 5652, 5.1), with the certificates as they were written: measured and compared are their bytes.
+/// SignedData (RFC 5652, 5.1), with the certificates as they were written: measured and compared are their
+/// bytes.
 struct SignedData<'a> {
     content: EncapsulatedContentInfo,
     certificates: Vec<&'a [u8]>,
@@ -149,7 +151,7 @@ fn bank_of(oid: ObjectIdentifier) -> Option<Bank> {
 }
 
 fn not_der(error: der::Error) -> Error {
-    let offset = error.position().map_or(0, |at| u32::from(at));
+    let offset = error.position().map_or(0, u32::from);
     Error::Malformed {
         structure: STRUCTURE,
         offset: usize::try_from(offset).unwrap_or(usize::MAX),

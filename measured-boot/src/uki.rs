@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What systemd-stub measures of a unified kernel image into PCR 11 (systemd-stub(7), "TPM PCR Notes"; UAPI group
-//! specification UKI), and what systemd adds later (systemd-pcrphase.service(8)).
+//! What systemd-stub measures of a unified kernel image into PCR 11 (systemd-stub(7), "TPM PCR Notes"; UAPI
+//! group specification UKI), and what systemd adds later (systemd-pcrphase.service(8)).
 
 use crate::error::Error;
 use crate::eventlog::EventType;
 use crate::facts::{SectionFacts, UkiFacts};
 use crate::predict::{Measured, PredictedEvent};
 
-/// The extends of PCR 11: for each section its name, then its content, in the stub's order and not in the file's; then
-/// the phases.
+/// The extends of PCR 11: for each section its name, then its content, in the stub's order and not in the
+/// file's; then the phases.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for sections that the stub chooses by the hardware it finds.

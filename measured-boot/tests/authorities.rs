@@ -2,6 +2,15 @@
 
 //! Which key is found to authorise a program, with the certificates of real boot loaders.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 mod common;
 
 use common::{Fixtures, blob, fixtures};

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Machines that did something else than predicted: the recorded logs, held against predictions that are wrong on purpose.
+//! Machines that did something else than predicted: the recorded logs, held against predictions that are
+//! wrong on purpose.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
 
 mod common;
 
@@ -63,7 +73,7 @@ fn a_boot_option_that_failed() {
     );
     assert_eq!(
         explanation.to_string(),
-        "PCR 4 differ from the prediction; first, PCR 4, event 3: shim-16.1 was predicted, entry 23 of the log is \
+        "not as predicted: PCR 4; first, PCR 4, event 3: shim-16.1 was predicted, entry 23 of the log is \
          EV_EFI_ACTION \"Returning from EFI Application from Boot Option\"; the machine tried another number of boot \
          options before the one that worked: correct the boot order, or state failed_boot_options if this platform \
          always does that"

@@ -1,6 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Bytes from strangers: cut, changed, or random. Nothing may panic, and what is accepted must be what was written.
+//! Bytes from strangers: cut, changed, or random. Nothing may panic, and what is accepted must be what was
+//! written.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
 
 mod common;
 

@@ -1,8 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! A fleet under update, against what `combine` accepts for it. The machine here is a second, much smaller account of
-//! measured boot: it extends bytes that it puts together itself, and it knows its own moves. Whatever it can show must be
-//! accepted, and nothing else.
+//! A fleet under update, against what `combine` accepts for it. The machine here is a second, much smaller
+//! account of measured boot: it extends bytes that it puts together itself, and it knows its own moves.
+//! Whatever it can show must be accepted, and nothing else.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
 
 use measured_boot::bank::{Bank, Digest, Digests};
 use measured_boot::bytes::Blob;

@@ -2,6 +2,15 @@
 
 //! Each rule of the model on its own: one thing is changed, and the events that follow are compared.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 mod common;
 
 use common::made_up::{hashes, image, platform, set, story};

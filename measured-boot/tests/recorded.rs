@@ -2,13 +2,26 @@
 
 //! Machines that booted, against predictions from what they booted: the PCRs of twelve recorded boots.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
 mod common;
 
 use common::fixtures;
 use measured_boot::bank::Bank;
+use measured_boot::combine::{Approved, Rollout, combine};
 use measured_boot::eventlog::EventLog;
-use measured_boot::platform::PlatformFacts;
-use measured_boot::predict::predict;
+use measured_boot::platform::{KNOWN, PlatformFacts};
+use measured_boot::predict::{Measured, predict};
+use measured_boot::replay::Pcrs;
+use measured_boot::uefi::VariableData;
+use measured_boot::uefi::variable::strip_attributes;
 use std::collections::BTreeSet;
 
 #[test]
@@ -172,4 +185,137 @@ fn the_level_after_the_boot_is_what_the_machine_kept() {
         let kept = fixtures.bytes(&format!("{name}/mok-variables/SbatLevelRT"));
         assert_eq!(prediction.sbat_level.unwrap().as_ref(), kept, "{name}");
     }
+}
+
+#[test]
+fn what_shim_leaves_behind_is_what_is_predicted_in_pcr_14() {
+    let Some(fixtures) = fixtures() else { return };
+    for name in [
+        "sb-shim161-grub206",
+        "sb-shim158-uki257-mok",
+        "sb-shim161-uki257-mok",
+    ] {
+        let scenario = fixtures.named(name);
+        let prediction = predict(&scenario.image, &scenario.platform, &scenario.path).unwrap();
+        let mut predicted = prediction.events.iter().filter(|event| event.pcr == 14);
+        for file in ["MokListRT", "MokListXRT", "MokListTrustedRT"] {
+            let left = fixtures.bytes(&format!("{name}/mok-variables/{file}"));
+            let event = predicted.next().unwrap();
+            assert_eq!(event.data, Measured::Bytes(left.into()), "{name}: {file}");
+        }
+    }
+}
+
+#[test]
+fn a_platform_from_efivarfs() {
+    let Some(fixtures) = fixtures() else { return };
+    let name = "sb-shim161-grub206";
+    let files = KNOWN.iter().filter_map(|(variable, vendor)| {
+        let path = format!("{name}/efivars/{variable}-{vendor}");
+        let file = std::fs::read(fixtures.root.join(path)).ok()?;
+        let content = strip_attributes(&file).unwrap();
+        Some(VariableData::new(*vendor, variable, content))
+    });
+    let captured = PlatformFacts::from_variables("captured", "efivarfs", files);
+    assert!(captured.secure_boot);
+    let scenario = fixtures.named(name);
+    let again = predict(&scenario.image, &captured, &scenario.path).unwrap();
+    let first = predict(&scenario.image, &scenario.platform, &scenario.path).unwrap();
+    assert_eq!(again.pcrs(Bank::Sha384), first.pcrs(Bank::Sha384));
+}
+
+#[test]
+fn recorded_boots_are_among_those_of_their_update() {
+    let Some(fixtures) = fixtures() else { return };
+    let updated = [
+        "sb-shim161-grub206",
+        "sb-shim161-grub212",
+        "sb-shim161-grub214",
+    ];
+    let images: Vec<Approved> = updated
+        .iter()
+        .map(|name| fixtures.named(name))
+        .map(|one| Approved {
+            facts: one.image,
+            path: one.path,
+        })
+        .collect();
+    let rollout = Rollout {
+        images,
+        updates: vec![(0, 1), (1, 2)],
+        platforms: ["vars-ms", "vars-2023first", "vars-sbat"]
+            .map(|p| fixtures.platform(p))
+            .into(),
+        platform_updates: vec![(0, 1)],
+        bank: Bank::Sha256,
+        phases: vec![],
+        partial_esp: false,
+    };
+    let reachable = combine(&rollout).unwrap();
+    assert!(reachable.dead_ends.is_empty());
+    // Three boot loaders (the kernel is the same), three platforms.
+    assert_eq!(reachable.boots.len(), 9);
+    let accepts = |name: &str| {
+        let mut pcrs = Pcrs::new(Bank::Sha256);
+        for (_, pcr, value) in fixtures
+            .recorded_pcrs(name)
+            .into_iter()
+            .filter(|(bank, ..)| *bank == Bank::Sha256)
+        {
+            pcrs.set(pcr, value.try_into().unwrap());
+        }
+        reachable.tuples().any(|tuple| tuple.matches(&pcrs))
+    };
+    for name in updated {
+        assert!(accepts(name), "{name}");
+    }
+    for name in ["sb-db2023first-shim161-grub206", "sb-sticky-sbatlevel"] {
+        assert!(accepts(name), "{name}");
+    }
+    for name in [
+        "sb-failed-first-option",
+        "nosb-shim161-grub206",
+        "sb-uki257-direct",
+        "sb-shim161-uki257-mok",
+    ] {
+        assert!(!accepts(name), "{name}");
+    }
+}
+
+#[test]
+fn a_unified_kernel_image_has_one_tuple_for_each_phase() {
+    let Some(fixtures) = fixtures() else { return };
+    let scenario = fixtures.named("sb-uki257-direct");
+    let initrd = vec!["enter-initrd".to_owned()];
+    let mut rollout = Rollout {
+        images: vec![Approved {
+            facts: scenario.image,
+            path: scenario.path,
+        }],
+        updates: vec![],
+        platforms: vec![scenario.platform],
+        platform_updates: vec![],
+        bank: Bank::Sha256,
+        phases: vec![vec![], initrd],
+        partial_esp: false,
+    };
+    let both = combine(&rollout).unwrap();
+    assert_eq!(both.boots.len(), 2);
+    for tuple in both.tuples() {
+        let json = serde_json::to_value(tuple).unwrap();
+        let names: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(
+            names,
+            ["pcr04", "pcr07", "pcr11", "pcr12", "pcr13", "pcr14"]
+        );
+        assert_eq!(json["pcr12"], "0".repeat(64));
+    }
+    rollout.phases.pop();
+    let one = combine(&rollout).unwrap();
+    let tuple = one.tuples().next().unwrap();
+    let recorded = fixtures.recorded_pcrs("sb-uki257-direct");
+    let eleven = recorded
+        .iter()
+        .find(|(bank, pcr, _)| (*bank, *pcr) == (Bank::Sha256, 11));
+    assert_eq!(tuple.get(11).unwrap().to_string(), eleven.unwrap().2);
 }

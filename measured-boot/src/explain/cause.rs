@@ -142,7 +142,8 @@ pub(super) fn words(event: &Event) -> String {
     }
 }
 
-/// The file path in a UEFI_IMAGE_LOAD_EVENT (PFP 1.06, section 10.2.3), for people: the printable UTF-16 in it.
+/// The file path in a UEFI_IMAGE_LOAD_EVENT (PFP 1.06, section 10.2.3), for people: the printable UTF-16 in
+/// it.
 fn path_in(data: &[u8]) -> String {
     let (_, device_path) = data.split_at_checked(IMAGE_LOAD_HEADER).unwrap_or_default();
     let text: String = device_path

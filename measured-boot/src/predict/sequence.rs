@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The measurements of each actor of a boot: firmware (PFP 1.06, section 3.3.4), shim (15.6 to 16.1; README.tpm and the
-//! order of its MOK import) and GRUB. [`super::run`] says who acts when.
+//! The measurements of each actor of a boot: firmware (PFP 1.06, section 3.3.4), shim (15.6 to 16.1;
+//! README.tpm and the order of its MOK import) and GRUB. [`super::run`] says who acts when.
 
 use super::{PredictedEvent, Prediction};
 use crate::authority;
@@ -57,7 +57,8 @@ impl<'a> Sequence<'a> {
     pub(super) fn finish(self, route: Route, kernel_measurements: u8) -> Prediction {
         let mut pcrs = BTreeSet::from([4, 7, 14]);
         if route.has_uki() {
-            // What was handed over from outside (command line, credentials, extensions) would be in 12 and 13.
+            // What was handed over from outside (command line, credentials, extensions) would be in 12 and
+            // 13.
             pcrs.extend([11, 12, 13]);
         }
         Prediction {
@@ -115,8 +116,8 @@ impl<'a> Sequence<'a> {
         Ok(())
     }
 
-    /// Firmware loads shim, and shim reads its state. With `fallback`, that twice: shim starts fallback, which has
-    /// firmware load shim again.
+    /// Firmware loads shim, and shim reads its state. With `fallback`, that twice: shim starts fallback,
+    /// which has firmware load shim again.
     pub(super) fn shim(&mut self, fallback: bool) -> Result<(), Error> {
         let shim = super::part(&self.image.shim, self.image, "shim")?;
         self.load_by_firmware(&shim.file)?;
@@ -261,7 +262,7 @@ impl<'a> Sequence<'a> {
     }
 }
 
-/// PFP 1.06, section 10.4.4 "EV_EFI_ACTION Event Types".
+/// PFP 1.06, "EV_EFI_ACTION Event Types".
 pub(crate) const CALLING: &str = "Calling EFI Application from Boot Option";
 pub(crate) const RETURNING: &str = "Returning from EFI Application from Boot Option";
 /// What shim measures for a MokListTrusted that does not exist.

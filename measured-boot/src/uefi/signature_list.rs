@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! EFI_SIGNATURE_LIST (UEFI 2.10, section 32.4.1): the content of PK, KEK, db, dbx, dbDefault and of shim's MOK
-//! lists. A variable is any number of such lists, one after the other.
+//! EFI_SIGNATURE_LIST (UEFI 2.10, section 32.4.1): the content of PK, KEK, db, dbx, dbDefault and of shim's
+//! MOK lists. A variable is any number of such lists, one after the other.
 
 use super::{Guid, guid};
 use crate::bytes::Reader;
@@ -31,8 +31,8 @@ impl SignatureList {
     /// Reads the content of a variable.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] above 1 MiB, [`Error::Truncated`] or [`Error::Malformed`] for sizes that do not fit into
-    /// each other.
+    /// [`Error::TooLarge`] above 1 MiB, [`Error::Truncated`] or [`Error::Malformed`] for sizes that do not
+    /// fit into each other.
     pub fn parse_all(bytes: &[u8]) -> Result<Vec<Self>, Error> {
         let mut reader = Reader::limited(STRUCTURE, bytes, super::variable::MAX_DATA)?;
         let mut lists = Vec::new();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! UEFI_VARIABLE_DATA: a variable as PCR 7 measures it (PFP 1.06, section 10.2.6). The digest is over the whole
-//! structure, name included.
+//! UEFI_VARIABLE_DATA: a variable as PCR 7 measures it (PFP 1.06, section 10.2.6). The digest is over the
+//! whole structure, name included.
 
 use super::Guid;
 use crate::bytes::Reader;
@@ -31,8 +31,8 @@ impl VariableData {
     /// Reads the data of an EV_EFI_VARIABLE_* event.
     ///
     /// # Errors
-    /// [`Error::Truncated`] or [`Error::Malformed`] for lengths that do not fit, bytes that are left over, or a name
-    /// that is not UTF-16.
+    /// [`Error::Truncated`] or [`Error::Malformed`] for lengths that do not fit, bytes that are left over,
+    /// or a name that is not UTF-16.
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader::new(STRUCTURE, bytes);
         let vendor = Guid::from_bytes(reader.array()?);
@@ -64,7 +64,8 @@ impl VariableData {
     }
 }
 
-/// The content of a file of efivarfs: what follows the 32-bit attribute word (kernel documentation, efivarfs).
+/// The content of a file of efivarfs: what follows the 32-bit attribute word (kernel documentation,
+/// efivarfs).
 ///
 /// # Errors
 /// [`Error::Truncated`] for a file without that word, [`Error::TooLarge`] above 1 MiB.

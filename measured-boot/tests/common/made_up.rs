@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! An image and a platform that fit each other, without certificates: every program is authorised by its hash. Tests
-//! change one thing and look at what follows.
+//! An image and a platform that fit each other, without certificates: every program is authorised by its
+//! hash. Tests change one thing and look at what follows.
 
 use measured_boot::bank::{Bank, Digest, Digests};
 use measured_boot::bytes::Blob;

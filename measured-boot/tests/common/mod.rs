@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Facts made by hand from the recorded boots: their JSON documents and the small binary parts that were kept. Nothing
-//! here looks at a recorded PCR value or an event log.
+//! Facts made by hand from the recorded boots: their JSON documents and the small binary parts that were
+//! kept. Nothing here looks at a recorded PCR value or an event log.
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 

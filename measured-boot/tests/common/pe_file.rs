@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! PE files made by hand, with the parts that Authenticode hashes known from how they were put together: a second account
-//! of the rule, independent of the crate that we use.
+//! PE files made by hand, with the parts that Authenticode hashes known from how they were put together: a
+//! second account of the rule, independent of the crate that we use.
 
 use measured_boot::bank::Digests;
 
