@@ -36,69 +36,84 @@ pub fn by_firmware(file: &PeFacts, platform: &PlatformFacts) -> Result<VariableD
         .ok_or_else(|| not_authorised(file, &platform.platform))
 }
 
-/// What shim measures when it loads or verifies `file`, with the name under which it does.
+/// What shim measures when it loads or verifies `file`, each with the name under which it does.
 ///
-/// The order is shim's: hashes and certificates of db, of its vendor's database, of MokListRT (which holds
-/// a vendor's single certificate), then the keys of its own build. `level` is SbatLevel as it is by then.
+/// A hash decides before any signature: in db, in the database of shim's vendor, in MokListRT. Otherwise each
+/// signature is looked up in that order (MokListRT also holds a vendor's single certificate), then under the
+/// keys of shim's own build; shim does not stop at the first signature that is good, so that a file with two
+/// may have two authorities. `level` is SbatLevel as it is by then.
 ///
 /// # Errors
-/// As [`by_firmware`], with MokListX, the vendor's list and SbatLevel as further reasons for
-/// [`Error::Revoked`].
+/// [`Error::Revoked`] when dbx, MokListX or the vendor's list names the file, or the authorities of those
+/// signatures that would be good otherwise, or when SbatLevel does; [`Error::NotAuthorised`];
+/// what [`SignatureList::parse_all`] says about any of the lists.
 pub fn by_shim(
     file: &PeFacts,
     shim: &ShimFacts,
     platform: &PlatformFacts,
     level: &Blob,
-) -> Result<VariableData, Error> {
+) -> Result<Vec<VariableData>, Error> {
     let first = Reading::FirstCertificate;
-    Lists::read(platform.variable("dbx"), first)?.refuse(file, "dbx")?;
-    Lists::read(&mok_list_x(shim, platform), first)?.refuse(file, "MokListX")?;
+    let denied = [
+        ("dbx", Lists::read(platform.variable("dbx"), first)?),
+        ("MokListX", Lists::read(&mok_list_x(shim, platform), first)?),
+    ];
+    if let Some((by, _)) = denied.iter().find(|(_, lists)| lists.hash(file).is_some()) {
+        return revoked(file, by);
+    }
     refuse_by_sbat(file, level)?;
 
-    let vendor_database = match shim.vendor_certificate() {
+    let database = match shim.vendor_certificate() {
         Some(_) => &[],
         None => shim.vendor_authorized.as_ref(),
     };
+    let mok_list = mok_list(shim, platform);
     let sources = [
-        (
-            "db",
-            guid::IMAGE_SECURITY,
-            Lists::read(platform.variable("db"), first)?,
-        ),
-        (
-            "vendor_db",
-            guid::IMAGE_SECURITY,
-            Lists::read(vendor_database, first)?,
-        ),
-        (
-            "MokListRT",
-            guid::SHIM_LOCK,
-            Lists::read(&mok_list(shim, platform), first)?,
-        ),
+        ("db", guid::IMAGE_SECURITY, platform.variable("db")),
+        ("vendor_db", guid::IMAGE_SECURITY, database),
+        ("MokListRT", guid::SHIM_LOCK, mok_list.as_slice()),
     ];
-    let search = |signature: Option<&SignatureFacts>| {
-        sources.iter().find_map(|(name, vendor, lists)| {
-            lists
-                .hash(file)
-                .or_else(|| lists.certificate(signature?))
-                .map(|entry| VariableData::new(*vendor, name, entry.to_bytes()))
-        })
+    let mut trusted = Vec::new();
+    for (name, vendor, content) in sources {
+        trusted.push((name, vendor, Lists::read(content, first)?));
+    }
+    let search = |look: &dyn Fn(&Lists) -> Option<Vec<u8>>| {
+        trusted
+            .iter()
+            .find_map(|(name, vendor, lists)| Some(VariableData::new(*vendor, name, look(lists)?)))
     };
-    let own_keys = |signature: &SignatureFacts| {
-        let keys = [
-            shim.build_certificate.as_ref().map(AsRef::as_ref),
-            shim.vendor_certificate(),
-        ];
-        keys.into_iter()
-            .flatten()
-            .find(|key| leads_to(signature, key))
-            .map(|key| VariableData::new(guid::SHIM_LOCK, "Shim", key))
-    };
-    file.signatures
-        .iter()
-        .find_map(|signature| search(Some(signature)).or_else(|| own_keys(signature)))
-        .or_else(|| search(None))
-        .ok_or_else(|| not_authorised(file, &format!("{} and shim", platform.platform)))
+    if let Some(authority) = search(&|lists| lists.hash(file).map(SignatureEntry::to_bytes)) {
+        return Ok(vec![authority]);
+    }
+    let mut authorities = Vec::new();
+    let mut revoked_by = None;
+    for signature in &file.signatures {
+        let mut denied = denied.iter();
+        if let Some((by, _)) = denied.find(|(_, lists)| lists.certificate(signature).is_some()) {
+            revoked_by = Some(*by);
+            continue;
+        }
+        let listed = |lists: &Lists| lists.certificate(signature).map(SignatureEntry::to_bytes);
+        authorities.extend(search(&listed).or_else(|| own_key(shim, signature)));
+    }
+    match (authorities.is_empty(), revoked_by) {
+        (false, _) => Ok(authorities),
+        (true, Some(by)) => revoked(file, by),
+        (true, None) => Err(not_authorised(
+            file,
+            &format!("{} and shim", platform.platform),
+        )),
+    }
+}
+
+/// The certificate of shim's build, then its vendor's: measured bare, without an owner.
+fn own_key(shim: &ShimFacts, signature: &SignatureFacts) -> Option<VariableData> {
+    let built = shim.build_certificate.as_ref().map(AsRef::as_ref);
+    [built, shim.vendor_certificate()]
+        .into_iter()
+        .flatten()
+        .find(|key| leads_to(signature, key))
+        .map(|key| VariableData::new(guid::SHIM_LOCK, "Shim", key))
 }
 
 /// Refuses a component whose generation is below SbatLevel.

@@ -15,9 +15,11 @@ mod common;
 
 use common::{Fixtures, blob, fixtures};
 use measured_boot::authority::{by_firmware, by_shim};
+use measured_boot::bank::Bank;
 use measured_boot::bytes::Blob;
 use measured_boot::certificate::leads_to;
 use measured_boot::error::Error;
+use measured_boot::facts::ShimFacts;
 use measured_boot::pe::PeFacts;
 use measured_boot::platform::PlatformFacts;
 use measured_boot::uefi::{SignatureEntry, SignatureList, guid};
@@ -91,6 +93,12 @@ fn a_name_alone_authorises_nothing() {
     };
     assert!(leads_to(signature, &vendor));
     assert!(leads_to(signature, signature.signer.as_ref()));
+    // The same key under another name: the last letter of the subject, which stands before the key.
+    let name = b"Debian Secure Boot CA";
+    let mut renamed = vendor.clone();
+    let subject = renamed.windows(name.len()).rposition(|bytes| bytes == name);
+    renamed[subject.expect("the subject") + name.len() - 1] = b'B';
+    assert!(!leads_to(signature, &renamed));
     // The same name with another key: a changed byte of the modulus.
     let mut impostor = vendor.clone();
     let modulus = impostor
@@ -114,13 +122,17 @@ fn shim_searches_in_its_order() {
     let grub = fixtures.program("grub-2.06");
     let shim = fixtures.shim("shim-16.1");
     let vendor = shim.vendor_authorized.0.clone();
-    let level = Blob::default();
     let entry = SignatureEntry {
         owner: guid::GLOBAL,
         data: vendor.clone(),
     };
+    let only = |shim: &ShimFacts, platform: &PlatformFacts| {
+        let mut found = by_shim(&grub, shim, platform, &Blob::default()).unwrap();
+        assert_eq!(found.len(), 1);
+        found.remove(0)
+    };
 
-    let found = by_shim(&grub, &shim, &with(&[], &[]), &level).unwrap();
+    let found = only(&shim, &with(&[], &[]));
     assert_eq!(
         (found.name.as_str(), found.vendor),
         ("MokListRT", guid::SHIM_LOCK)
@@ -128,42 +140,69 @@ fn shim_searches_in_its_order() {
     assert_eq!(found.data[..16], guid::SHIM_LOCK.to_bytes());
     assert_eq!(found.data[16..], vendor);
 
-    let found = by_shim(&grub, &shim, &with(&[&entry], &[]), &level).unwrap();
+    let found = only(&shim, &with(&[&entry], &[]));
     assert_eq!((found.name.as_str(), found.data), ("db", entry.to_bytes()));
 
     // A vendor with a database: its own owner, under another name.
     let mut database = shim.clone();
     let list = SignatureList::certificate(guid::CERT_X509, &vendor);
     database.vendor_authorized = Blob::from(list.to_bytes());
-    let found = by_shim(&grub, &database, &with(&[], &[]), &level).unwrap();
+    let found = only(&database, &with(&[], &[]));
     assert_eq!(
         (found.name.as_str(), found.vendor),
         ("vendor_db", guid::IMAGE_SECURITY)
     );
     assert_eq!(found.data, list.entries[0].to_bytes());
 
-    // A hash comes before any certificate, and the build's own certificate after the lists.
-    let hash = grub
-        .authenticode
-        .get(measured_boot::bank::Bank::Sha256)
-        .unwrap();
+    // A hash in the last list comes before a certificate in the first one.
+    let hash = grub.authenticode.get(Bank::Sha256).unwrap();
     let mut by_hash = with(&[&entry], &[]);
     let hashes = SignatureList::sha256(guid::GLOBAL, hash.as_bytes());
     by_hash
         .variables
-        .get_mut("db")
-        .unwrap()
-        .0
-        .extend(hashes.to_bytes());
-    let found = by_shim(&grub, &shim, &by_hash, &level).unwrap();
-    assert_eq!(found.data, hashes.entries[0].to_bytes());
+        .insert("MokList".to_owned(), Blob::from(hashes.to_bytes()));
+    let found = only(&shim, &by_hash);
+    assert_eq!(
+        (found.name.as_str(), found.data),
+        ("MokListRT", hashes.entries[0].to_bytes())
+    );
 
     let mut built = database.clone();
     built.vendor_authorized = Blob::default();
-    assert!(by_shim(&grub, &built, &with(&[], &[]), &level).is_err());
+    assert!(by_shim(&grub, &built, &with(&[], &[]), &Blob::default()).is_err());
     built.build_certificate = Some(blob(&vendor));
-    let found = by_shim(&grub, &built, &with(&[], &[]), &level).unwrap();
-    assert_eq!(found.name, "MokListRT");
+    assert_eq!(only(&built, &with(&[], &[])).name, "MokListRT");
+}
+
+#[test]
+fn shim_measures_an_authority_of_each_good_signature() {
+    let Some(fixtures) = fixtures() else { return };
+    // shim's own file stands for a second stage that two authorities signed.
+    let dual = fixtures.program("shim-16.1");
+    let shim = fixtures.shim("shim-16.1");
+    let [first, second] = &authorities(&fixtures);
+    let measured = |db: &[&SignatureEntry], dbx: &[&SignatureEntry]| {
+        let found = by_shim(&dual, &shim, &with(db, dbx), &Blob::default())?;
+        Ok::<_, Error>(
+            found
+                .into_iter()
+                .map(|authority| authority.data)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let both = [first.to_bytes(), second.to_bytes()];
+    assert_eq!(measured(&[second, first], &[]).unwrap(), both);
+    // A revoked authority spoils its own signature, not the other one.
+    assert_eq!(measured(&[first, second], &[first]).unwrap(), both[1..]);
+    assert_eq!(measured(&[first, second], &[second]).unwrap(), both[..1]);
+    let error = measured(&[first, second], &[first, second]).unwrap_err();
+    assert!(matches!(error, Error::Revoked { by: "dbx", .. }), "{error}");
+    let error = measured(&[first], &[first]).unwrap_err();
+    assert!(matches!(error, Error::Revoked { by: "dbx", .. }), "{error}");
+    assert!(matches!(
+        measured(&[], &[]),
+        Err(Error::NotAuthorised { .. })
+    ));
 }
 
 #[test]
@@ -207,10 +246,7 @@ fn an_unsigned_program_needs_its_hash() {
     let [first, second] = &authorities(&fixtures);
     let mut platform = with(&[first, second], &[]);
     assert!(by_firmware(&unsigned, &platform).is_err());
-    let hash = unsigned
-        .authenticode
-        .get(measured_boot::bank::Bank::Sha256)
-        .unwrap();
+    let hash = unsigned.authenticode.get(Bank::Sha256).unwrap();
     let list = SignatureList::sha256(guid::GLOBAL, hash.as_bytes());
     platform
         .variables

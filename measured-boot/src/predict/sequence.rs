@@ -204,8 +204,13 @@ impl<'a> Sequence<'a> {
         }
         let shim = super::part(&self.image.shim, self.image, "shim")?;
         let level = self.sbat_level.clone().unwrap_or_default();
-        let authority = authority::by_shim(file, shim, self.platform, &level)?;
-        self.shim_authority(authority, &file.name);
+        let authorities = authority::by_shim(file, shim, self.platform, &level)?;
+        if authorities.len() > 1 {
+            self.unobserved(format!("{} with several good signatures", file.name));
+        }
+        for authority in authorities {
+            self.shim_authority(authority, &file.name);
+        }
         Ok(())
     }
 
