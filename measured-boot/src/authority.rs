@@ -17,9 +17,9 @@ use crate::uefi::{SignatureEntry, SignatureList, VariableData, guid};
 
 /// What firmware measures when it loads `file`: the entry of db that authorised it.
 ///
-/// Signatures in file order, for each of them the entries of db in variable order; the first match wins. So
-/// a file with two signatures is authorised by its first one, even when db lists the authority of the
-/// second one first.
+/// Signatures in file order, for each of them the certificates of db in variable order, then its hashes; the
+/// first match wins. So a file with two signatures is authorised by its first one, even when db lists the
+/// authority of the second one first.
 ///
 /// # Errors
 /// [`Error::Revoked`] when dbx names the file or an authority of any signature, [`Error::NotAuthorised`]
@@ -28,9 +28,10 @@ pub fn by_firmware(file: &PeFacts, platform: &PlatformFacts) -> Result<VariableD
     let db = Lists::read(platform.variable("db"), Reading::EveryEntry)?;
     let dbx = Lists::read(platform.variable("dbx"), Reading::EveryEntry)?;
     dbx.refuse(file, "dbx")?;
+    let by_signature = |signature| db.certificate(signature).or_else(|| db.hash(file));
     file.signatures
         .iter()
-        .find_map(|signature| db.certificate(signature))
+        .find_map(by_signature)
         .or_else(|| db.hash(file))
         .map(|entry| VariableData::new(guid::IMAGE_SECURITY, "db", entry.to_bytes()))
         .ok_or_else(|| not_authorised(file, &platform.platform))

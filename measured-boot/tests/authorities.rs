@@ -67,6 +67,18 @@ fn the_first_signature_decides_not_the_first_key() {
     let measured = |db: &[&SignatureEntry]| by_firmware(&shim, &with(db, &[])).map(|v| v.data);
     assert_eq!(measured(&[second, first]).unwrap(), first.to_bytes());
     assert_eq!(measured(&[first, second]).unwrap(), first.to_bytes());
+    // A hash comes after the certificates for one signature, and before those for the next.
+    let hash = shim.authenticode.get(Bank::Sha256).unwrap();
+    let hash = SignatureList::sha256(guid::GLOBAL, hash.as_bytes());
+    for (entry, expected) in [(first, first), (second, &hash.entries[0])] {
+        let mut platform = with(&[entry], &[]);
+        let db = platform.variables.get_mut("db").unwrap();
+        db.0.extend(hash.to_bytes());
+        assert_eq!(
+            by_firmware(&shim, &platform).unwrap().data,
+            expected.to_bytes()
+        );
+    }
     // A platform that does not have the first one any more.
     assert_eq!(measured(&[second]).unwrap(), second.to_bytes());
     assert!(matches!(measured(&[]), Err(Error::NotAuthorised { .. })));

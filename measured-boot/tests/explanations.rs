@@ -208,6 +208,25 @@ fn text_that_the_digest_does_not_cover_is_called_so() {
 }
 
 #[test]
+fn text_alone_is_no_boot_option_that_failed() {
+    let Some(fixtures) = fixtures() else { return };
+    let mut scenario = fixtures.named("sb-failed-first-option");
+    scenario.path.failed_boot_options = 0;
+    let mut log = log(&fixtures, &scenario.name);
+    let digest = Bank::Sha256.hash(b"something else");
+    log.events[23]
+        .digests
+        .insert(Bank::Sha256.algorithm(), digest);
+    let first = against(&log, &scenario).first.unwrap();
+    assert_eq!(first.found.as_ref().unwrap().entry, 23);
+    assert_eq!(first.cause, Cause::Other);
+    assert!(
+        first.to_string().contains("does not cover this text"),
+        "{first}"
+    );
+}
+
+#[test]
 fn a_separator_that_reports_an_error() {
     let Some(fixtures) = fixtures() else { return };
     let scenario = fixtures.named(RECORDED);

@@ -20,6 +20,7 @@ use measured_boot::bank::{Bank, Digests};
 use measured_boot::facts::{ShimFacts, UkiFacts};
 use measured_boot::grub::kernel_measurements;
 use measured_boot::pe::{PeFacts, find, sections};
+use measured_boot::signature::SignatureFacts;
 use std::path::Path;
 
 fn some_file() -> PeFile {
@@ -211,6 +212,57 @@ fn a_signature_of_another_file_is_noticed() {
         error.contains("a68f6d71ebddaa19751ff8d729f67d11"),
         "{error}"
     );
+}
+
+#[test]
+fn what_is_not_a_signature_we_read() {
+    let Some(fixtures) = fixtures() else { return };
+    let good = fixtures.bytes("binaries/grub-2.06.sig0.p7");
+    let facts = SignatureFacts::parse(&good).unwrap();
+    assert_eq!((facts.bank, facts.others.len()), (Bank::Sha256, 0));
+    // Padding to eight bytes may follow.
+    assert_eq!(
+        SignatureFacts::parse(&[&good[..], &[0; 7]].concat()).unwrap(),
+        facts
+    );
+    let with = |part: &[u8], last: u8| {
+        let mut bytes = good.clone();
+        let at = bytes
+            .windows(part.len())
+            .position(|found| found == part)
+            .unwrap();
+        bytes[at + part.len() - 1] = last;
+        SignatureFacts::parse(&bytes).unwrap_err().to_string()
+    };
+    let indirect_data = [0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x02, 0x01, 0x04];
+    assert!(with(&indirect_data, 5).contains("not an SpcIndirectDataContent"));
+    let signed_data = [0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02];
+    assert!(with(&signed_data, 3).contains("not a SignedData"));
+    // Digest algorithm in front of a digest of 32 bytes.
+    let sha256 = [
+        0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20,
+    ];
+    let at = good.windows(13).position(|found| found == sha256).unwrap() + 8;
+    for (algorithm, text) in [
+        (2, "a sha384 digest of 32 bytes"),
+        (9, "the unknown algorithm"),
+    ] {
+        let mut bytes = good.clone();
+        bytes[at] = algorithm;
+        let error = SignatureFacts::parse(&bytes).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+    // A signer whose certificate is not there: another serial number.
+    let serial = facts.signer.as_ref()[13..20].to_vec();
+    let mut bytes = good.clone();
+    let named = bytes.windows(7).rposition(|found| found == serial).unwrap();
+    bytes[named + 4] ^= 1;
+    let error = SignatureFacts::parse(&bytes).unwrap_err().to_string();
+    assert!(
+        error.contains("the signer's certificate is not in it"),
+        "{error}"
+    );
+    assert!(SignatureFacts::parse(&vec![0x30; 256 * 1024 + 1]).is_err());
 }
 
 /// The real files are large and not ours to keep. Whoever has them names a directory with them.

@@ -93,6 +93,10 @@ fn each_structure_is_checked() {
         "a digest size of 65 for algorithm 0x0099",
     );
     says(
+        parse_after(&header(&[(0x99, 0)]), &[]),
+        "a digest size of 0 for algorithm 0x0099",
+    );
+    says(
         parse_after(&header(&[(0x0b, 32), (0x0b, 32)]), &[]),
         "algorithm 0x000b twice",
     );
