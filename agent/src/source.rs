@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::report;
 use crate::trust::{self, Hint, Origin, Target};
 use clevis_pin::{Binding, Cek, Fetched, Purpose, SecretRequest, SecretSource, Server};
+use kbs_protocol::encoding::b64u;
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::resource_secret::ResourceSecret;
 use kbs_protocol::{NodeId, Secret};
@@ -47,8 +48,14 @@ impl SecretSource for KbsSource {
             &mut report::waiting(),
         )?;
         let secret = read_secret(&fetched.secret, &node.config, &node.id, &target.path)?;
+        let mut cek = Cek::new(secret.key());
+        if let Some(kid) = request.kid.filter(|kid| cek.id() != **kid)
+            && let Some(kept) = fetch_kept(&client, &mut node, &target.path, kid)?
+        {
+            cek = kept;
+        }
         Ok(Fetched {
-            cek: Cek::new(secret.key()),
+            cek,
             binding: Binding {
                 servers: named_servers(&target, request),
                 path: target.path.to_string(),
@@ -56,6 +63,30 @@ impl SecretSource for KbsSource {
                 cfg: node.config.pinned_digest(),
             },
         })
+    }
+}
+
+/// The key that a rotation has moved aside. Between a rotation and the rebinding of the volume the token on
+/// the disk still wants the old key, which the operator keeps at `<path>.<kid>`. `None` when the server has none
+/// there; the pin then says that the secret was replaced.
+fn fetch_kept(
+    client: &Client,
+    node: &mut Node,
+    path: &ResourcePath,
+    kid: &[u8; 16],
+) -> Result<Option<Cek>, Error> {
+    let kept: ResourcePath = format!("{path}.{}", b64u::encode(kid)).parse()?;
+    match client.fetch(node, &kept, Patience::Once, &mut report::waiting()) {
+        Ok(fetched) => {
+            log::warn!(
+                "the secret was rotated and this volume still uses the old one: bind it again"
+            );
+            // It names the path it was made for, not the one it is kept at.
+            let secret = read_secret(&fetched.secret, &node.config, &node.id, path)?;
+            Ok(Some(Cek::new(secret.key())))
+        }
+        Err(error) if error.refusal().is_some() => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

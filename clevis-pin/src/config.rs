@@ -61,6 +61,7 @@ impl Config {
             num_retries: self.num_retries,
             attestation_key: self.attestation_key.as_ref(),
             cfg: None,
+            kid: None,
         }
     }
 

@@ -147,6 +147,7 @@ impl Header {
             num_retries: self.num_retries,
             attestation_key: self.attestation_key.as_ref(),
             cfg: self.trustee.as_ref().map(|ours| &ours.cfg),
+            kid: self.trustee.as_ref().map(|ours| &ours.kid),
         }
     }
 

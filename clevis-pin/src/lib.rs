@@ -132,6 +132,8 @@ pub struct SecretRequest<'a> {
     pub attestation_key: Option<&'a serde_json::Map<String, serde_json::Value>>,
     /// SHA-256 of the source's configuration when the token was made; `None` in the older pin's tokens.
     pub cfg: Option<&'a [u8; 32]>,
+    /// Which key the token was made with ([`Cek::id`]); `None` in the older pin's tokens.
+    pub kid: Option<&'a [u8; 16]>,
 }
 
 /// Why the key is wanted.

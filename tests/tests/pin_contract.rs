@@ -268,6 +268,35 @@ fn what_cannot_be_done_exits_with_1_and_prints_nothing() {
     assert!(empty.err().contains("empty"), "{empty}");
 }
 
+#[test]
+fn a_rotated_secret_opens_old_tokens_from_where_the_operator_keeps_it() {
+    let (world, node, stored) = World::enrolled().unwrap();
+    let token = encrypted(&world, b"passphrase");
+    let kid = protected_header(&token)["clevis"]["trustee"]["kid"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let kept = format!("{}.{kid}", stored.path);
+    world.store_secret(&node).unwrap();
+
+    let replaced = world.decrypt([]).stdin(token.clone()).capture().unwrap();
+    assert_eq!(replaced.code, Some(1), "{replaced}");
+    assert!(
+        replaced
+            .err()
+            .contains("not the one that the token was made with"),
+        "{replaced}"
+    );
+
+    world
+        .lab
+        .admin(&["set-resource", &kept], stored.content.expose())
+        .unwrap();
+    let opened = world.decrypt([]).stdin(token).success().unwrap();
+    assert_eq!(opened.stdout, b"passphrase");
+    assert!(opened.err().contains("bind it again"), "{opened}");
+}
+
 /// Clevis deletes the old passphrase's last copy once the pin says that the token is written.
 #[test]
 fn output_that_was_lost_is_no_success() {
