@@ -8,6 +8,9 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
 DIST    := $(TARGET)/dist/trustee-agent
 
+# How many machines the operator is measured with.
+MACHINES ?= 10000
+
 .PHONY: help setup build test demo bench lint dist install
 
 help:
@@ -35,7 +38,9 @@ demo: build
 # Two builds of the agent: what is installed, and one that can speak to a software TPM and be measured.
 bench: build dist
 	cargo build --locked --release -p trustee-agent
-	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent $(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
+	cargo run --locked -q -p sheepfold-operator --example scale -- $(MACHINES) > $(TARGET)/scale.md
+	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
+		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 
 # Twice: with the software TPM and without. Both times the whole workspace, so that dependencies are built once.
 lint: setup

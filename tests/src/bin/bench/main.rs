@@ -63,7 +63,12 @@ fn bench(arguments: &Arguments) -> Result<bool> {
         peer: peer.as_ref(),
         peer_footprint: peer_footprint.as_ref(),
     };
-    let (text, broken) = report.render();
+    let (mut text, broken) = report.render();
+    if let Some(file) = &arguments.operator {
+        let table =
+            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        text.push_str(&format!("\n{}\n", table.trim_end()));
+    }
     println!("{text}");
     if arguments.write {
         write(&text)?;
@@ -96,19 +101,23 @@ struct Arguments {
     agent: PathBuf,
     /// A directory with other programs for the same job.
     peer: Option<PathBuf>,
+    /// Tables about the operator, made by its own program, to stand below ours.
+    operator: Option<PathBuf>,
     runs: usize,
     write: bool,
 }
 
 /// Reads the command line; `None` after `--help`.
 fn arguments() -> Result<Option<Arguments>> {
-    let (mut dist, mut agent, mut peer, mut runs, mut write) = (None, None, None, 11, true);
+    let (mut dist, mut agent, mut peer, mut operator) = (None, None, None, None);
+    let (mut runs, mut write) = (11, true);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Long("dist") => dist = Some(PathBuf::from(parser.value()?)),
             Long("agent") => agent = Some(std::path::absolute(parser.value()?)?),
             Long("peer") => peer = Some(std::path::absolute(parser.value()?)?),
+            Long("operator") => operator = Some(PathBuf::from(parser.value()?)),
             Long("runs") => runs = parser.value()?.parse()?,
             Long("no-write") => write = false,
             Long("help") | Short('h') => {
@@ -122,6 +131,7 @@ fn arguments() -> Result<Option<Arguments>> {
         dist: dist.context("--dist is missing; `make bench` gives it")?,
         agent: agent.context("--agent is missing; `make bench` gives it")?,
         peer,
+        operator,
         runs: std::cmp::max(runs, 1),
         write,
     }))
@@ -130,10 +140,11 @@ fn arguments() -> Result<Option<Arguments>> {
 const BEGIN: &str = "<!-- bench: begin, written by `make bench` -->";
 const END: &str = "<!-- bench: end -->";
 const USAGE: &str = "\
-Usage: bench --dist FILE --agent FILE [--peer DIR] [--runs N] [--no-write]
+Usage: bench --dist FILE --agent FILE [--peer DIR] [--operator FILE] [--runs N] [--no-write]
 
   --dist FILE   the agent as an initramfs carries it (size, libraries)
   --agent FILE  the agent with software TPM support (time, memory, round trips)
   --peer DIR    also measure trustee-attester and clevis-pin-trustee in DIR
+  --operator FILE  tables about the operator, to stand below
   --runs N      medians of N runs (default 11)
   --no-write    leave docs/performance.md alone";
