@@ -4,6 +4,7 @@
 PREFIX  ?= /usr
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
+DRACUTDIR ?= $(PREFIX)/lib/dracut/modules.d
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
 DIST    := $(TARGET)/dist/trustee-agent
@@ -11,7 +12,7 @@ DIST    := $(TARGET)/dist/trustee-agent
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test demo bench lint dist install
+.PHONY: help setup build test demo bench lint dist install install-files
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
@@ -19,7 +20,7 @@ help:
 	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
-	@echo 'make install  that agent, its Clevis links, its manual -> $$(DESTDIR)$(BINDIR)'
+	@echo 'make install  that agent, its Clevis links, its dracut module, its manual -> $$(DESTDIR)$(PREFIX)'
 	@echo 'make setup    only install what the others need'
 
 setup:
@@ -55,9 +56,15 @@ dist: setup
 	@ls -l $(DIST)
 
 install: dist
+	@$(MAKE) --no-print-directory install-files
+
+# Builds nothing, for packagers. dracut/installed-files says what comes where.
+install-files:
 	install -D -m 0755 $(DIST) $(DESTDIR)$(BINDIR)/trustee-agent
 	ln -sf trustee-agent $(DESTDIR)$(BINDIR)/clevis-encrypt-trustee
 	ln -sf trustee-agent $(DESTDIR)$(BINDIR)/clevis-decrypt-trustee
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 agent/man/clevis-encrypt-trustee.1
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man5 agent/man/agent.toml.5
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man8 agent/man/trustee-agent.8
+	install -D -m 0755 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/module-setup.sh
+	install -m 0644 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/quiet-tss.conf dracut/65trustee/default.network

@@ -12,6 +12,7 @@ pub mod clevis;
 pub mod cluster;
 pub mod lab;
 pub mod luks;
+pub mod node_root;
 pub mod paths;
 pub mod process;
 pub mod proxy;

@@ -52,12 +52,28 @@ pub fn fixtures(name: &str) -> Option<PathBuf> {
     if dir.is_dir() {
         return Some(dir);
     }
-    // Not `eprintln!`: the test runner would keep that to itself, and a skipped test must not look done.
-    let _ = writeln!(
-        std::io::stderr(),
-        "SKIPPED: no fixtures `{name}`; set SHEEPFOLD_FIXTURES to a directory that has them"
-    );
+    skipped(&format!(
+        "no fixtures `{name}`; set SHEEPFOLD_FIXTURES to a directory that has them"
+    ));
     None
+}
+
+/// A directory beside the build for what is expensive to make and outlives a test run.
+///
+/// # Errors
+/// The running program has no build directory.
+pub fn cache() -> Result<PathBuf> {
+    let profile = binary_dir()?;
+    Ok(profile
+        .parent()
+        .context("the build directory has no parent")?
+        .join("cache"))
+}
+
+/// Says why a test is skipped. Not `eprintln!`: the test runner would keep that to itself, and a skipped
+/// test must not look done.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }
 
 /// Where cargo put the programs of the running profile.
