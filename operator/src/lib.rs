@@ -11,11 +11,13 @@
 //! 5. [`provision`]: applies a directory of files: record, new secrets, one durable step at a time.
 //! 6. [`register`]: takes in nodes that prove that their key lives in a known TPM.
 //! 7. [`cli`]: both, before a person.
+//! 8. [`ignition`]: pure; the config by which a node encrypts its volumes on first boot.
 //!
 //! The first three know no clock, file or socket. Secrets never pass through them: a plan says *which*
 //! secret goes where, and [`provision`], which makes them, carries it out.
 
 pub mod cli;
+pub mod ignition;
 pub mod kbs_admin;
 pub mod model;
 pub mod plan;
