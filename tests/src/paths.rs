@@ -73,7 +73,8 @@ pub fn cache() -> Result<PathBuf> {
 /// Says why a test is skipped. Not `eprintln!`: the test runner would keep that to itself, and a skipped
 /// test must not look done.
 pub fn skipped(why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+    // In one piece, as other tests write at the same time.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes());
 }
 
 /// Where cargo put the programs of the running profile.

@@ -99,6 +99,8 @@ fn everything_is_inside(image: &Initramfs, suite: Suite) {
         "/usr/libexec/clevis-luks-askpass",
         "/usr/lib/systemd/systemd-reply-password",
         "/usr/lib/systemd/systemd-cryptsetup",
+        // Without NetworkManager nobody else would write resolv.conf.
+        "/usr/lib/systemd/systemd-resolved",
     ];
     let tools = [
         "clevis",
@@ -392,10 +394,11 @@ fn on_debian_12() -> bool {
 const CONFIG: &str = "/etc/trustee/agent.toml";
 /// The agent's exit code for "this machine".
 const MACHINE: i32 = 11;
-/// What takes long and has nothing to do with us. The default choice of modules stays.
+/// What takes long and has nothing to do with us, and other pins, which bring some of what we must bring
+/// ourselves. The rest of the default choice stays.
 const QUICK: &[&str] = &[
     "--omit",
     "i18n ignition btrfs lvm mdraid dmraid multipath nfs iscsi nbd cifs fcoe nvmf hwdb terminfo \
-     systemd-coredump systemd-portabled systemd-repart systemd-sysext systemd-resolved",
+     systemd-coredump systemd-portabled systemd-repart systemd-sysext clevis-pin-tpm2 clevis-pin-tang clevis-pin-sss",
 ];
 const NO_KERNEL: &[&str] = &["--no-kernel"];

@@ -5,7 +5,6 @@
 
 use super::{Error, Existing, Form, Format, Fragment, SpecVersion, Volume};
 use serde::Serialize;
-use serde_json::json;
 use std::collections::BTreeSet;
 
 pub(super) fn render(fragment: &Fragment, spec: SpecVersion) -> Result<String, Error> {
@@ -121,8 +120,8 @@ fn luks(volume: &Volume, spec: SpecVersion) -> Luks<'_> {
     let metadata = volume.metadata.to_string();
     let fixed = FORMAT_OPTIONS.map(str::to_owned);
     let (pin, config) = match spec.form() {
-        Form::Direct => ("trustee", json!({})),
-        Form::Wrapped => ("sss", json!({ "t": 1, "pins": { "trustee": {} } })),
+        Form::Direct => ("trustee", "{}"),
+        Form::Wrapped => ("sss", r#"{"t":1,"pins":{"trustee":{}}}"#),
     };
     Luks {
         name: volume.name.as_str(),
@@ -139,7 +138,7 @@ fn luks(volume: &Volume, spec: SpecVersion) -> Luks<'_> {
         clevis: Clevis {
             custom: Custom {
                 pin,
-                config: config.to_string(),
+                config,
                 needs_network: true,
             },
         },
@@ -203,7 +202,7 @@ struct Clevis {
 #[serde(rename_all = "camelCase")]
 struct Custom {
     pin: &'static str,
-    config: String,
+    config: &'static str,
     needs_network: bool,
 }
 
