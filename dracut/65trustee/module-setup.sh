@@ -104,7 +104,7 @@ inst_named_files() {
     local toml=$dracutsysrootdir$agent_toml key='(ca_file|init_data_file)' mentioned file
     local -a files
     mentioned=$(sed 's/#.*//' "$toml" | grep -cE "\\b$key\\b")
-    mapfile -t files < <(sed -nE "s/^[[:space:]]*(kbs\\.)?$key[[:space:]]*=[[:space:]]*[\"']([^\"']+)[\"'][[:space:]]*(#.*)?\$/\\3/p" "$toml")
+    mapfile -t files < <(sed -nE "s/^[[:space:]]*([a-z]+\\.)?$key[[:space:]]*=[[:space:]]*[\"']([^\"']+)[\"'][[:space:]]*(#.*)?\$/\\3/p" "$toml")
     ((mentioned == ${#files[@]})) \
         || broken "$agent_toml: cannot tell which file is meant; write each ca_file and init_data_file on a line of its own"
     for file in "${files[@]}"; do

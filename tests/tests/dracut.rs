@@ -340,6 +340,23 @@ fn no_image_is_better(root: &NodeRoot, config: &str) {
     }
 }
 
+/// A file that agent.toml can name and the module does not know would be missing at boot, for everybody.
+#[test]
+fn the_module_knows_every_file_that_the_configuration_can_name() {
+    let read = |path: &str| fs::read_to_string(paths::workspace().join(path)).unwrap();
+    let members = read("agent/src/config/raw.rs");
+    let named: BTreeSet<&str> = members
+        .lines()
+        .filter(|line| line.contains("PathBuf") && line.contains(':') && !line.starts_with("use"))
+        .map(|line| line.split(':').next().unwrap().trim_end())
+        .map(|line| line.rsplit(' ').next().unwrap())
+        .filter(|name| !name.is_empty())
+        .collect();
+    assert_eq!(named, BTreeSet::from(["ca_file", "init_data_file"]));
+    let module = read("dracut/65trustee/module-setup.sh");
+    assert!(module.contains("key='(ca_file|init_data_file)'"));
+}
+
 /// What `make install` copies is what the list for packagers says, and nothing in it is empty.
 #[test]
 fn the_list_of_installed_files_is_true() {
