@@ -2,6 +2,7 @@
 
 //! The command line: which words mean what. Nothing is done here.
 
+use kbs_protocol::resource::Volume;
 use lexopt::ValueExt as _;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,8 @@ pub enum Command {
     Attest,
     /// Fetch one resource and write it to standard output.
     Fetch {
-        /// A path in the KBS, `{node}` allowed; the configured one by default.
-        path: Option<String>,
+        /// Which one.
+        resource: Resource,
     },
     /// Prove to the registrar that the key lives in a TPM it knows.
     Enroll,
@@ -33,15 +34,26 @@ pub enum Command {
     Status,
     /// Ask for the secret, throw it away, and say why it came or did not.
     Explain {
-        /// A token from standard input instead of a handshake.
-        token_from_stdin: bool,
+        /// The volume whose secret is asked for.
+        volume: Volume,
     },
+    /// The same for a token from standard input, without a handshake.
+    ExplainToken,
     /// Check everything between this node and its secret, in order.
     Doctor,
     /// The Clevis pin.
     Pin(Pin),
     /// Print a text and leave.
     Print(&'static str),
+}
+
+/// What `fetch` fetches.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// The secret of a volume, where `kbs.path` says.
+    Volume(Volume),
+    /// A path in the KBS, `{node}` allowed.
+    Path(String),
 }
 
 /// The two halves of the Clevis pin.
@@ -82,6 +94,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     let mut config = default_config();
     let mut json = false;
     let mut path = None;
+    let mut volume = None;
     let mut token_from_stdin = false;
     let mut words: Vec<String> = Vec::new();
     let mut parser = lexopt::Parser::from_args(args);
@@ -90,6 +103,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             Long("config") => config = parser.value()?.into(),
             Long("json") => json = true,
             Long("path") => path = Some(parser.value()?.string()?),
+            Long("volume") => volume = Some(parser.value()?.parse::<Volume>()?),
             Long("token") => {
                 let value = parser.value()?;
                 if value != "-" {
@@ -128,11 +142,18 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let command = match words.as_slice() {
         ["attest"] => Command::Attest,
-        ["fetch"] => Command::Fetch { path: path.take() },
+        ["fetch"] => Command::Fetch {
+            resource: match (path.take(), volume.take()) {
+                (Some(_), Some(_)) => return Err("--path names the volume already".into()),
+                (Some(path), None) => Resource::Path(path),
+                (None, volume) => Resource::Volume(volume.unwrap_or_default()),
+            },
+        },
         ["enroll"] => Command::Enroll,
         ["status"] => Command::Status,
+        ["explain"] if std::mem::take(&mut token_from_stdin) => Command::ExplainToken,
         ["explain"] => Command::Explain {
-            token_from_stdin: std::mem::take(&mut token_from_stdin),
+            volume: volume.take().unwrap_or_default(),
         },
         ["doctor"] => Command::Doctor,
         [] => return Err("no command: try `trustee-agent --help`".into()),
@@ -146,6 +167,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     };
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
+    }
+    if volume.is_some() {
+        return Err("--volume goes with `fetch` and `explain` without --token only".into());
     }
     if token_from_stdin {
         return Err("--token goes with `explain` only".into());
@@ -221,10 +245,13 @@ Usage: trustee-agent [--config FILE] [--json] COMMAND
 
 Commands:
   attest               prove what booted, show the verdict, fetch nothing
-  fetch [--path PATH]  write the resource to standard output (default: kbs.path of agent.toml)
+  fetch [--volume NAME | --path PATH]
+                       write the secret of a volume (default: root) to standard output, from where
+                       kbs.path of agent.toml says; or the resource at PATH
   enroll               prove once to the registrar that this node's key lives in its TPM
   status               show this node's id, keys and trust anchors; asks no server
-  explain [--token -]  ask for the secret, throw it away, and say why it came or did not;
+  explain [--volume NAME | --token -]
+                       ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
   pin encrypt CONFIG   the Clevis pin `trustee`: plaintext in, token out
@@ -243,7 +270,7 @@ Started as clevis-encrypt-trustee or clevis-decrypt-trustee it is the pin, with 
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Invocation, Pin, parse};
+    use super::{Command, Invocation, Pin, Resource, parse};
     use std::ffi::OsString;
 
     fn read(line: &[&str]) -> Result<Invocation, String> {
@@ -271,16 +298,25 @@ mod tests {
         assert_eq!(
             invocation.command,
             Command::Fetch {
-                path: Some("a/b/c".to_owned())
+                resource: Resource::Path("a/b/c".to_owned())
             }
+        );
+        let data = || "data".parse().unwrap();
+        assert_eq!(
+            command(&["t", "fetch", "--volume", "data"]),
+            Command::Fetch {
+                resource: Resource::Volume(data())
+            }
+        );
+        assert_eq!(
+            command(&["t", "--volume", "data", "explain"]),
+            Command::Explain { volume: data() }
         );
         assert_eq!(command(&["./trustee-agent", "attest"]), Command::Attest);
         assert_eq!(command(&["./trustee-agent", "enroll"]), Command::Enroll);
         assert_eq!(
             command(&["t", "explain", "--token", "-"]),
-            Command::Explain {
-                token_from_stdin: true
-            }
+            Command::ExplainToken
         );
     }
 
@@ -292,6 +328,16 @@ mod tests {
             (&["t", "attest", "now"], "\"attest now\""),
             (&["t", "attest", "--path", "a/b/c"], "`fetch` only"),
             (&["t", "attest", "--token", "-"], "`explain` only"),
+            (&["t", "attest", "--volume", "data"], "`fetch`"),
+            (
+                &["t", "explain", "--token", "-", "--volume", "data"],
+                "--token",
+            ),
+            (&["t", "fetch", "--volume", "a/b"], "segment"),
+            (
+                &["t", "fetch", "--volume", "data", "--path", "a/b/c"],
+                "--path",
+            ),
             (&["t", "--frob"], "--frob"),
             (&["t", "fetch", "--path"], "--path"),
             (&["t", "explain", "--token", "file"], "standard input"),

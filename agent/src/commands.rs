@@ -40,15 +40,11 @@ fn dispatch(
 ) -> ExitCode {
     let outcome = match command {
         Command::Attest => attest::run(&config, json),
-        Command::Fetch { path } => fetch::run(&config, path.as_deref(), json),
+        Command::Fetch { resource } => fetch::run(&config, &resource, json),
         Command::Enroll => enroll::run(&config, json),
         Command::Status => status::run(&config, json),
-        Command::Explain {
-            token_from_stdin: true,
-        } => explain::token(json),
-        Command::Explain {
-            token_from_stdin: false,
-        } => explain::run(&config, json),
+        Command::Explain { volume } => explain::run(&config, &volume, json),
+        Command::ExplainToken => explain::token(json),
         Command::Doctor => doctor::run(&config, json),
         Command::Pin(pin) => return pin::run(pin, config),
         Command::Print(text) => report::write_stdout(text.as_bytes()).map(|()| ExitCode::SUCCESS),

@@ -21,9 +21,8 @@ pub use server::ServerUrl;
 pub(crate) use anchors::{certificates, sha256_hex};
 pub(crate) use error::Problem;
 
-use kbs_protocol::NodeId;
 use kbs_protocol::init_data::InitDataToml;
-use kbs_protocol::resource::ResourcePath;
+use kbs_protocol::resource::PathTemplate;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::fs::File;
@@ -56,8 +55,8 @@ pub struct Kbs {
     pub servers: Vec<ServerUrl>,
     /// What an `https` server must prove.
     pub anchors: Anchors,
-    /// Resource path, in which `{node}` stands for the node id.
-    pub path: String,
+    /// Where the secrets of this node's volumes live.
+    pub path: PathTemplate,
     /// Init-data, sent byte for byte.
     pub init_data: Option<String>,
     /// Whether `http` servers are allowed.
@@ -183,14 +182,13 @@ impl Config {
         }
         let kbs_anchors = (!anchors.is_empty() || raw.kbs.ca_file.is_some()).then_some(&anchors);
         let enroll = raw.enroll.map(|enroll| Enroll::parse(enroll, kbs_anchors));
-        check::path(&raw.kbs.path)?;
         check::tcti(&raw.tpm.tcti)?;
         check::handle(raw.tpm.ak_handle)?;
         Ok(Self {
             kbs: Kbs {
                 servers,
                 anchors,
-                path: raw.kbs.path,
+                path: check::path(&raw.kbs.path)?,
                 init_data: None,
                 insecure_http: raw.kbs.insecure_http,
             },
@@ -216,15 +214,6 @@ impl Config {
         })
     }
 
-    /// The resource path of this node.
-    ///
-    /// # Errors
-    /// None for a configuration that [`Config::parse`] accepted; the type says so because the template is
-    /// text.
-    pub fn resource_path(&self, node: &NodeId) -> Result<ResourcePath, ConfigError> {
-        check::expand(&self.kbs.path, node)
-    }
-
     /// A digest of what decides whom this node trusts: servers, anchors, path template and mode.
     ///
     /// SHA-256 over compact JSON with sorted members and sorted lists. The pin
@@ -236,7 +225,7 @@ impl Config {
         let canonical = serde_json::json!({
             "ca": self.kbs.anchors.ca_digests(),
             "mode": self.mode.as_str(),
-            "path": self.kbs.path,
+            "path": self.kbs.path.as_str(),
             "servers": servers,
             "spki": self.kbs.anchors.spki_digests(),
         });

@@ -12,7 +12,7 @@ use crate::report;
 use crate::trust::{self, Hint, Origin, Target};
 use clevis_pin::{Binding, Cek, Fetched, Purpose, SecretRequest, SecretSource, Server};
 use kbs_protocol::encoding::b64u;
-use kbs_protocol::resource::ResourcePath;
+use kbs_protocol::resource::{ResourcePath, Volume};
 use kbs_protocol::resource_secret::ResourceSecret;
 use kbs_protocol::{NodeId, Secret};
 use std::path::PathBuf;
@@ -98,12 +98,16 @@ fn target(config: &Config, node: &NodeId, request: &SecretRequest<'_>) -> Result
             ResourcePath::expand(path, node)?.to_string()
         }
         Some(path) => path.to_owned(),
-        None => ResourcePath::expand(&config.kbs.path, node)?.to_string(),
+        None => config
+            .kbs
+            .path
+            .expand(node, &Volume::default())?
+            .to_string(),
     };
     let nothing_named = request.servers.is_empty();
     if nothing_named && request.purpose == Purpose::Encrypt && config.mode == Mode::Header {
         // Nobody has written a token yet, so there is none to follow.
-        let target = trust::configured(config, node)?;
+        let target = trust::configured(config, node, &Volume::default())?;
         return Ok(Target {
             path: path.parse()?,
             ..target

@@ -15,7 +15,7 @@ use crate::config::{Anchors, Config, Mode, ServerUrl, certificates, sha256_hex};
 use kbs_protocol::NodeId;
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::message::InitData;
-use kbs_protocol::resource::ResourcePath;
+use kbs_protocol::resource::{ResourcePath, Volume};
 
 /// What a token says about itself, or the pin's configuration about a token to be made.
 #[derive(Debug, Clone, Default)]
@@ -51,13 +51,20 @@ pub struct Server {
     pub anchors: Anchors,
 }
 
-/// The target that the configuration alone describes.
+/// The target that the configuration alone describes, for one of this node's volumes.
 ///
 /// # Errors
-/// [`TrustError::Template`], which [`Config::parse`] rules out.
-pub fn configured(config: &Config, node: &NodeId) -> Result<Target, TrustError> {
-    let path = config
-        .resource_path(node)
+/// [`TrustError::Template`] when `kbs.path` knows one volume only and another is asked for, or gives no path.
+pub fn configured(config: &Config, node: &NodeId, volume: &Volume) -> Result<Target, TrustError> {
+    let template = &config.kbs.path;
+    if !template.names_volumes() && *volume != Volume::default() {
+        return Err(TrustError::Template(format!(
+            "kbs.path {:?} says nothing of a volume {volume}",
+            template.as_str()
+        )));
+    }
+    let path = template
+        .expand(node, volume)
         .map_err(|e| TrustError::Template(e.to_string()))?;
     let servers = config
         .kbs
@@ -94,7 +101,6 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
         return follow(config, hint);
     }
     let origin = hint.origin;
-    let target = configured(config, node)?;
     for (url, certificate) in &hint.servers {
         let known = ServerUrl::parse(url, config.kbs.insecure_http)
             .is_ok_and(|url| config.kbs.servers.contains(&url));
@@ -108,14 +114,13 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
         }
         check_certificate(origin, &config.kbs.anchors, url, certificate)?;
     }
-    if hint.path != target.path.as_str() {
-        let expected = target.path.to_string();
+    let Some(volume) = config.kbs.path.volume(node, hint.path) else {
         return Err(TrustError::Path {
             origin,
             named: shorten(hint.path),
-            expected,
+            expected: config.kbs.path.of_node(node),
         });
-    }
+    };
     if let Some(named) = hint.init_data
         && config.kbs.init_data.as_deref() != Some(named)
     {
@@ -131,7 +136,7 @@ pub fn admit(config: &Config, node: &NodeId, hint: &Hint<'_>) -> Result<Target, 
             configured,
         });
     }
-    Ok(target)
+    configured(config, node, &volume)
 }
 
 /// A certificate in a token says nothing new, or it is refused.

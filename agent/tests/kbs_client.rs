@@ -18,6 +18,7 @@
 mod scenario;
 
 use kbs_protocol::message::{Attestation, CompositeEvidence, RuntimeData};
+use kbs_protocol::resource::Volume;
 use kbs_protocol::{Blame as _, NodeId, Owner, Persistence, Tee};
 use scenario::certificate::Certificate;
 use scenario::{
@@ -890,7 +891,8 @@ fn fetch_for(config: &Config, patience: Patience) -> Result<Fetched, KbsError> {
 }
 
 fn client(config: &Config) -> (Target, Client) {
-    let target = trust::configured(config, &NodeId::from_spki_der(b"node")).unwrap();
+    let target =
+        trust::configured(config, &NodeId::from_spki_der(b"node"), &Volume::default()).unwrap();
     let client = Client::new(&target, &config.timeouts).unwrap();
     (target, client)
 }

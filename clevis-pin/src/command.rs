@@ -15,7 +15,8 @@ Encrypts with a key that a Trustee KBS gives only to an attested machine.
 CONFIG is a JSON object; {} uses what /etc/trustee/agent.toml says:
 
   servers          [{"url": "https://kbs:8080", "cert": ""}, ...], in order of preference
-  path             "repository/type/tag" of the key in the KBS; may contain {node}
+  path             "repository/type/tag" of the key in the KBS; may contain {node}; says which volume this
+                   is where a node has several, such as "default/{node}/data"
   initdata         init-data: TOML text, or its data table as the text of a JSON object
   num_retries      a number from 1 up, or "infinity"; stored for the older pin
   attestation_key  an object; stored for the older pin

@@ -2,6 +2,10 @@
 
 //! Where a secret lives in the KBS, and how one template serves every node.
 
+mod template;
+
+pub use template::{PathTemplate, VOLUME_PLACEHOLDER, Volume};
+
 use crate::error::{Error, RESOURCE_PATH};
 use crate::node_id::NodeId;
 use std::fmt;
@@ -15,14 +19,13 @@ use std::str::FromStr;
 pub struct ResourcePath(String);
 
 impl ResourcePath {
-    /// Fills `{node}` in a template such as `default/{node}/root`. A template without it is a path.
+    /// Fills `{node}` in a text such as `default/{node}/root`. A text without it is a path; for the template of
+    /// a whole configuration see [`PathTemplate`].
     ///
     /// # Errors
     /// [`Error::Malformed`] when the result is not a path.
-    pub fn expand(template: &str, node: &NodeId) -> Result<Self, Error> {
-        template
-            .replace(NODE_PLACEHOLDER, &node.to_string())
-            .parse()
+    pub fn expand(text: &str, node: &NodeId) -> Result<Self, Error> {
+        text.replace(NODE_PLACEHOLDER, &node.to_string()).parse()
     }
 
     /// The path as it goes into the URL.
@@ -40,29 +43,29 @@ impl FromStr for ResourcePath {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |why: &str| {
-            let shown: String = text.chars().take(SEGMENT_LIMIT).collect();
-            Err(Error::malformed(
-                RESOURCE_PATH,
-                format!("{why}, got {shown:?}"),
-            ))
-        };
         if text.split('/').count() != 3 {
-            return wrong("expected repository/type/tag");
+            return Err(malformed("expected repository/type/tag", text));
         }
-        for segment in text.split('/') {
-            let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
-            let legal = segment.starts_with(is_plain)
-                && segment.chars().all(|c| is_plain(c) || c == '.')
-                && segment.len() <= SEGMENT_LIMIT;
-            if !legal {
-                return wrong(
-                    "a segment is 1 to 128 of A-Z a-z 0-9 _ - . and does not begin with a dot",
-                );
-            }
-        }
+        text.split('/').try_for_each(check_segment)?;
         Ok(Self(text.to_owned()))
     }
+}
+
+fn check_segment(segment: &str) -> Result<(), Error> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let legal = segment.starts_with(is_plain)
+        && segment.chars().all(|c| is_plain(c) || c == '.')
+        && segment.len() <= SEGMENT_LIMIT;
+    if legal {
+        return Ok(());
+    }
+    let why = "a segment is 1 to 128 of A-Z a-z 0-9 _ - . and does not begin with a dot";
+    Err(malformed(why, segment))
+}
+
+fn malformed(why: &str, text: &str) -> Error {
+    let shown: String = text.chars().take(SEGMENT_LIMIT).collect();
+    Error::malformed(RESOURCE_PATH, format!("{why}, got {shown:?}"))
 }
 
 impl fmt::Display for ResourcePath {

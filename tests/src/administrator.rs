@@ -72,7 +72,15 @@ impl World {
     /// # Errors
     /// The KBS refuses.
     pub fn store_secret(&self, node: &Node) -> Result<Stored> {
-        let path = ResourcePath::expand(PATH, &node.id)?;
+        self.store_secret_at(node, PATH)
+    }
+
+    /// As [`World::store_secret`], at another path of the node.
+    ///
+    /// # Errors
+    /// The KBS refuses.
+    pub fn store_secret_at(&self, node: &Node, path: &str) -> Result<Stored> {
+        let path = ResourcePath::expand(path, &node.id)?;
         let secret = ResourceSecret::generate(&node.id, &path)?;
         let content = secret.to_json()?;
         self.lab

@@ -106,6 +106,36 @@ fn clevis_encrypt_and_decrypt_find_the_pin() {
 }
 
 #[test]
+fn each_volume_of_a_node_is_bound_to_its_own_secret() {
+    let (mut world, node, root) = World::enrolled().unwrap();
+    let data = world.store_secret_at(&node, "default/{node}/data").unwrap();
+    world.settings.path = "default/{node}/{volume}".to_owned();
+    world.configure().unwrap();
+    for (volume, config, stored) in [
+        ("root", "{}", &root),
+        ("data", r#"{"path":"default/{node}/data"}"#, &data),
+    ] {
+        let token = world.encrypt([config]).stdin("x").success().unwrap().stdout;
+        assert_eq!(
+            protected_header(&token)["clevis"]["path"],
+            stored.path.as_str()
+        );
+        let opened = world.decrypt([]).stdin(token).success().unwrap();
+        assert_eq!(opened.stdout, b"x");
+        let fetched = world.agent(["fetch", "--volume", volume]).success();
+        assert_eq!(fetched.unwrap().stdout, stored.content.expose());
+    }
+    // Whose volume it is remains the configuration's word.
+    let stranger = world
+        .encrypt([r#"{"path":"default/e3b0c442-98fc-8c14-9afb-f4c8996fb924/data"}"#])
+        .stdin("x")
+        .capture()
+        .unwrap();
+    assert_eq!(stranger.code, Some(1), "{stranger}");
+    assert!(stranger.err().contains("{volume}"), "{stranger}");
+}
+
+#[test]
 fn jose_opens_a_token_with_the_stored_key() {
     let (world, _, stored) = World::enrolled().unwrap();
     let plaintext = plaintexts().swap_remove(1);

@@ -8,12 +8,13 @@ use crate::kbs::{Client, Patience};
 use crate::node::Node;
 use crate::{report, trust};
 use kbs_protocol::ear::Ear;
+use kbs_protocol::resource::Volume;
 use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
     let mut node = Node::open(config)?;
-    let target = trust::configured(&node.config, &node.id)?;
+    let target = trust::configured(&node.config, &node.id, &Volume::default())?;
     let client = Client::new(&target, &node.config.timeouts)?;
     let patience = Patience::from(node.config.timeouts.fetch);
     let attestation = client.attest(&mut node, patience, &mut report::waiting())?;

@@ -12,6 +12,7 @@ use crate::exit;
 use crate::kbs::{Client, KbsError, Probe};
 use crate::{report, trust};
 use findings::{Broken, Checks};
+use kbs_protocol::resource::Volume;
 use kbs_protocol::{Blame as _, NodeId, Owner, Tee};
 use serde_json::json;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -171,7 +172,7 @@ fn check_servers(
         Broken::new(check, error.owner(), error.to_string(), error.advice())
     };
     let node = node.unwrap_or_else(|| NodeId::from_spki_der(&[]));
-    let client = trust::configured(config, &node)
+    let client = trust::configured(config, &node, &Volume::default())
         .map_err(Error::from)
         .and_then(|target| Ok(Client::new(&target, &config.timeouts)?))
         .map_err(|error| broken(&error, "configuration"))?;

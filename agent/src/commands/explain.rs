@@ -9,13 +9,14 @@ use crate::node::Node;
 use crate::source::read_secret;
 use crate::{report, trust};
 use kbs_protocol::ear::Ear;
+use kbs_protocol::resource::Volume;
 use std::io::Read as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
+pub(super) fn run(config: &Path, volume: &Volume, json: bool) -> Result<ExitCode, Error> {
     let mut node = Node::open(config)?;
-    let target = trust::configured(&node.config, &node.id)?;
+    let target = trust::configured(&node.config, &node.id, volume)?;
     let client = Client::new(&target, &node.config.timeouts)?;
     let result = client.fetch(
         &mut node,

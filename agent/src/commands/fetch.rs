@@ -2,6 +2,7 @@
 
 //! `trustee-agent fetch`: one resource, on standard output and nowhere else.
 
+use crate::cli::Resource;
 use crate::config::Binding;
 use crate::error::Error;
 use crate::exit;
@@ -10,7 +11,7 @@ use crate::node::Node;
 use crate::trust::Target;
 use crate::{report, trust};
 use kbs_protocol::encoding::b64;
-use kbs_protocol::resource::ResourcePath;
+use kbs_protocol::resource::{ResourcePath, Volume};
 use kbs_protocol::resource_secret::ResourceSecret;
 use kbs_protocol::{NodeId, Secret};
 use serde_json::json;
@@ -18,24 +19,25 @@ use std::path::Path;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
-pub(super) fn run(config: &Path, path: Option<&str>, json: bool) -> Result<ExitCode, Error> {
+pub(super) fn run(config: &Path, resource: &Resource, json: bool) -> Result<ExitCode, Error> {
     if rustix::termios::isatty(std::io::stdout()) {
         eprintln!("trustee-agent: a secret is not printed on a terminal: redirect standard output");
         return Ok(ExitCode::from(exit::USAGE));
     }
     let mut node = Node::open(config)?;
-    let mut target = trust::configured(&node.config, &node.id)?;
-    if let Some(template) = path {
-        target = Target {
-            path: ResourcePath::expand(template, &node.id)?,
-            ..target
-        };
-    }
+    let target = match resource {
+        Resource::Volume(volume) => trust::configured(&node.config, &node.id, volume)?,
+        Resource::Path(path) => Target {
+            path: ResourcePath::expand(path, &node.id)?,
+            ..trust::configured(&node.config, &node.id, &Volume::default())?
+        },
+    };
     let client = Client::new(&target, &node.config.timeouts)?;
     let patience = Patience::from(node.config.timeouts.fetch);
     let fetched = client.fetch(&mut node, &target.path, patience, &mut report::waiting())?;
-    // Only the node's own resource has to be a volume's secret; `--path` may name anything.
-    let required = path.is_none() && node.config.binding == Binding::Required;
+    // Only what `kbs.path` names has to be a volume's secret; `--path` may name anything.
+    let of_volume = matches!(resource, Resource::Volume(_));
+    let required = of_volume && node.config.binding == Binding::Required;
     check_owner(&fetched.secret, &node.id, &target.path, required)?;
     if json {
         let server = fetched.server.to_string();

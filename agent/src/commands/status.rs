@@ -24,7 +24,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "servers": config.kbs.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "ca_sha256": config.kbs.anchors.ca_digests(),
         "spki_sha256": config.kbs.anchors.spki_digests(),
-        "path": config.kbs.path,
+        "path": config.kbs.path.as_str(),
         "trust": config.mode.as_str(),
         "binding": config.binding.as_str(),
         "tpm": tpm,
@@ -79,7 +79,7 @@ fn text(path: &Path, config: &Config, tpm: &TpmReport) -> String {
     for digest in config.kbs.anchors.spki_digests() {
         row("key SHA-256", digest);
     }
-    row("path", config.kbs.path.clone());
+    row("path", config.kbs.path.to_string());
     row("trust", config.mode.as_str().to_owned());
     row("secret binding", config.binding.as_str().to_owned());
     rows.iter().fold(String::new(), |mut text, (name, value)| {

@@ -3,19 +3,12 @@
 //! Values of `agent.toml` that belong to other rooms, checked here so that the key can be named.
 
 use super::{ConfigError, Problem};
-use kbs_protocol::NodeId;
-use kbs_protocol::resource::ResourcePath;
+use kbs_protocol::resource::PathTemplate;
 
-/// A path template is good if it gives a resource path for some node: all node ids look alike.
-pub(super) fn path(template: &str) -> Result<(), ConfigError> {
-    expand(template, &NodeId::from_spki_der(b"any")).map(drop)
-}
-
-/// Fills the template.
-pub(super) fn expand(template: &str, node: &NodeId) -> Result<ResourcePath, ConfigError> {
-    ResourcePath::expand(template, node).map_err(|error| {
+pub(super) fn path(template: &str) -> Result<PathTemplate, ConfigError> {
+    template.parse().map_err(|error: kbs_protocol::Error| {
         let cure = "write repository/type/tag with letters, digits, \"-\", \"_\" and \".\", for example \
-                    default/{node}/root";
+                    default/{node}/root, or default/{node}/{volume} for nodes with several volumes";
         ConfigError::value("kbs.path", template, Problem::new(error.to_string(), cure))
     })
 }

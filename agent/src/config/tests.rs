@@ -31,7 +31,7 @@ fn what_is_left_out_has_a_safe_default() {
     );
     let node = NodeId::from_spki_der(b"n");
     assert_eq!(
-        config.resource_path(&node).unwrap().to_string(),
+        config.kbs.path.of_node(&node),
         format!("default/{node}/root")
     );
 }

@@ -127,7 +127,9 @@ impl Blame for TrustError {
                  volume again"
             }
             Self::Unusable { .. } => "bind the volume again",
-            Self::Template(_) => "correct kbs.path in agent.toml",
+            Self::Template(_) => {
+                "correct kbs.path in agent.toml: default/{node}/{volume} gives each volume a secret"
+            }
         }
         .to_owned()
     }

@@ -2,6 +2,7 @@
 
 use super::{Hint, Origin, TrustError, admit, configured};
 use crate::config::{Config, sha256_hex};
+use kbs_protocol::resource::Volume;
 use kbs_protocol::{Blame as _, NodeId, Owner, Persistence};
 
 const INIT_DATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n[data]\na = \"b\"\n";
@@ -50,7 +51,7 @@ fn refuse(config: &Config, hint: &Hint<'_>) -> TrustError {
 fn a_token_that_agrees_gives_the_configured_target() {
     let pem = authority();
     let config = config("measured", &pem);
-    let expected = configured(&config, &node()).unwrap();
+    let expected = configured(&config, &node(), &Volume::default()).unwrap();
     assert_eq!(expected.path.to_string(), path());
     assert_eq!(expected.servers.len(), 2);
     assert_eq!(expected.init_data.as_ref().unwrap().body, INIT_DATA);
@@ -165,6 +166,45 @@ fn a_token_that_says_more_than_the_configuration_is_refused() {
             .contains(&sha256_hex(INIT_DATA.as_bytes())),
         "{error}"
     );
+}
+
+/// One agent.toml, several volumes: the token says which of this node's, and never another node's.
+#[test]
+fn a_token_names_one_of_the_volumes_that_the_template_gives() {
+    let text = "[kbs]\nservers = [\"http://kbs.example\"]\ninsecure_http = true\n\
+                path = \"default/{node}/{volume}\"\n";
+    let config = Config::parse(text).unwrap();
+    fn hint(path: &str) -> Hint<'_> {
+        Hint {
+            path,
+            ..Hint::default()
+        }
+    }
+    for volume in ["root", "data"] {
+        let path = format!("default/{}/{volume}", node());
+        let target = admit(&config, &node(), &hint(&path)).unwrap();
+        assert_eq!(target.path.as_str(), path);
+        let asked = configured(&config, &node(), &volume.parse().unwrap());
+        assert_eq!(asked.unwrap(), target);
+    }
+    let other = format!("default/{}/data", NodeId::from_spki_der(b"other"));
+    for named in [other.as_str(), "default/x/data", "default/data", "{volume}"] {
+        let error = refuse(&config, &hint(named));
+        let own = format!("default/{}/{{volume}}", node());
+        assert!(
+            matches!(&error, TrustError::Path { expected, .. } if *expected == own),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_template_for_one_volume_is_not_asked_for_another() {
+    let config = config("measured", &authority());
+    let error = configured(&config, &node(), &"data".parse().unwrap()).unwrap_err();
+    assert_eq!(error.owner(), Owner::Configuration);
+    assert!(error.to_string().contains("volume data"), "{error}");
+    assert!(error.advice().contains("{volume}"), "{}", error.advice());
 }
 
 #[test]
