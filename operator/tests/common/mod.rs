@@ -163,27 +163,72 @@ impl Lab {
     }
 
     pub fn handshake(&self, tpm: &Tpm) -> Session<'_> {
-        let post = |path: &str, cookie: &str, body: &Value| {
-            self.http
-                .post(format!("{}{path}", self.server.url()))
-                .header("cookie", cookie)
-                .body(body.to_string())
-                .send()
-                .unwrap()
-        };
+        let challenged = self.auth();
+        let evidence = tpm.evidence(&challenged.digest().report_data(Tee::Tpm));
+        challenged.attest(&evidence).unwrap()
+    }
+
+    /// The first step alone: a session is open and waits for evidence.
+    pub fn auth(&self) -> Challenged<'_> {
         let request = json!({ "version": "0.4.0", "tee": "tpm", "extra-params": {} });
-        let answer = post("/kbs/v0/auth", "", &request);
+        let answer = self.post("/kbs/v0/auth", "", &request);
         let cookie = answer.headers()["set-cookie"].to_str().unwrap();
         let cookie = cookie.split(';').next().unwrap().to_owned();
         let nonce = Challenge::parse(&answer.bytes().unwrap()).unwrap().nonce;
         let key = TeeKey::generate().unwrap();
-        let answer = post("/kbs/v0/attest", &cookie, &tpm.attestation(&nonce, &key));
-        assert!(answer.status().is_success(), "{:?}", answer.text());
-        Session {
+        let runtime_data = RuntimeData {
+            nonce,
+            tee_pubkey: key.public(),
+        };
+        Challenged {
             lab: self,
             cookie,
+            runtime_data,
             key,
         }
+    }
+
+    fn post(&self, path: &str, cookie: &str, body: &Value) -> reqwest::blocking::Response {
+        self.http
+            .post(format!("{}{path}", self.server.url()))
+            .header("cookie", cookie)
+            .body(body.to_string())
+            .send()
+            .unwrap()
+    }
+}
+
+/// A handshake after its first step.
+pub struct Challenged<'a> {
+    lab: &'a Lab,
+    cookie: String,
+    key: TeeKey,
+    /// What the evidence must cover.
+    pub runtime_data: RuntimeData,
+}
+
+impl<'a> Challenged<'a> {
+    pub fn digest(&self) -> RuntimeDigest {
+        RuntimeDigest::primary(&self.runtime_data, "").unwrap()
+    }
+
+    /// The second step; the server's reason, which it tells its log only, when it refuses.
+    pub fn attest(self, evidence: &Value) -> Result<Session<'a>, String> {
+        let body = json!({
+            "init-data": null,
+            "runtime-data": self.runtime_data,
+            "tee-evidence": { "primary_evidence": evidence, "additional_evidence": "" },
+        });
+        let answer = self.lab.post("/kbs/v0/attest", &self.cookie, &body);
+        if !answer.status().is_success() {
+            let seen = self.lab.server.requests();
+            return Err(seen.last().unwrap().cause.clone().unwrap());
+        }
+        Ok(Session {
+            lab: self.lab,
+            cookie: self.cookie,
+            key: self.key,
+        })
     }
 }
 
@@ -289,22 +334,6 @@ impl Tpm {
     pub fn boot_tuple(&self) -> Value {
         let pcrs = Self::pcrs();
         json!({ "pcr04": hex(&pcrs[4]), "pcr07": hex(&pcrs[7]), "pcr14": hex(&pcrs[14]) })
-    }
-
-    fn attestation(&self, nonce: &str, key: &TeeKey) -> Value {
-        let runtime_data = RuntimeData {
-            nonce: nonce.to_owned(),
-            tee_pubkey: key.public(),
-        };
-        let digest = RuntimeDigest::primary(&runtime_data, "").unwrap();
-        json!({
-            "init-data": null,
-            "runtime-data": runtime_data,
-            "tee-evidence": {
-                "primary_evidence": self.evidence(&digest.report_data(Tee::Tpm)),
-                "additional_evidence": "",
-            },
-        })
     }
 
     fn evidence(&self, extra_data: &[u8]) -> Value {
