@@ -4,15 +4,18 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::paths;
 use crate::process::Run;
-use crate::swtpm::Authority;
+use crate::swtpm::{Authority, SoftTpm};
+use crate::world::World;
 
 /// A running registrar; it ends when dropped, its list of nodes stays.
 #[derive(Debug)]
@@ -43,12 +46,31 @@ impl Registrar {
                 tls.join("tls.key"),
             ),
         )?;
-        let (child, url) = serve(&config)?;
+        let (child, url) = serve(&config, &[])?;
         Ok(Self {
             dir: dir.to_path_buf(),
             url,
             child,
         })
+    }
+
+    /// Ends it, if it is still there, as a crash would, and starts it again on its list, under this wrapper
+    /// (for example `strace -f`; empty for none). Its URL is a new one.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn restart_under(&mut self, wrapper: &[String]) -> Result<()> {
+        self.stop();
+        (self.child, self.url) = serve(&self.config_file(), wrapper)?;
+        Ok(())
+    }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// Its URL, `https://127.0.0.1:PORT`.
@@ -59,6 +81,11 @@ impl Registrar {
     /// Its configuration file.
     pub fn config_file(&self) -> PathBuf {
         self.dir.join("register.toml")
+    }
+
+    /// Its list of nodes.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join(STATE)
     }
 
     /// `sheepfold-operator register` on this registrar's list, with these arguments.
@@ -77,7 +104,7 @@ impl Registrar {
     /// # Errors
     /// No such node has enrolled.
     pub fn record_file(&self, node: &str) -> Result<PathBuf> {
-        for entry in fs::read_dir(self.dir.join(STATE))? {
+        for entry in fs::read_dir(self.state_dir())? {
             let path = entry?.path();
             if path.is_file() && fs::read_to_string(&path)?.contains(node) {
                 return Ok(path);
@@ -87,16 +114,53 @@ impl Registrar {
     }
 }
 
-impl Drop for Registrar {
-    fn drop(&mut self) {
-        drop(self.child.kill());
+impl Registrar {
+    /// With what it was wrapped in.
+    fn stop(&mut self) {
+        let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        if let Some(group) = group {
+            // Already gone is fine.
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         drop(self.child.wait());
     }
 }
 
+impl Drop for Registrar {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl World {
+    /// A world whose node can enrol: a registrar beside the KBS believes the maker of its TPM.
+    ///
+    /// # Errors
+    /// As [`World::with_tpm`] and [`Registrar::start`].
+    pub fn with_registrar() -> Result<(Self, Registrar, Authority)> {
+        let maker = Authority::new()?;
+        let mut world = Self::with_tpm(SoftTpm::certified(&maker)?, &[])?;
+        let dir = world.dir().join("registrar");
+        let registrar = Registrar::start(&dir, &maker, world.lab.dir())?;
+        world.settings.registrar = Some(registrar.url().to_owned());
+        world.configure()?;
+        Ok((world, registrar, maker))
+    }
+}
+
 /// Starts the program and waits until it says where it listens.
-fn serve(config: &Path) -> Result<(Child, String)> {
-    let mut child = Command::new(paths::binary("sheepfold-operator")?)
+fn serve(config: &Path, wrapper: &[String]) -> Result<(Child, String)> {
+    let program = paths::binary("sheepfold-operator")?;
+    let mut command = match wrapper.split_first() {
+        None => Command::new(program),
+        Some((wrapper, options)) => {
+            let mut command = Command::new(wrapper);
+            command.args(options).arg(program);
+            command
+        }
+    };
+    let mut child = command
+        .process_group(0)
         .args(["register", "--config"])
         .arg(config)
         .stdin(Stdio::null())

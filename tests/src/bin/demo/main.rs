@@ -50,14 +50,10 @@ fn story(arguments: &Arguments) -> Result<()> {
     tell.step(
         "A machine with a TPM; a key server (KBS) and a registrar that have never heard of it",
     );
-    let maker = Authority::new()?;
-    let mut world = World::with_tpm(SoftTpm::certified(&maker)?, &[])?;
+    let (mut world, registrar, maker) = World::with_registrar()?;
     if arguments.keep {
         println!("   keeping {}", world.keep().display());
     }
-    let registrar = Registrar::start(&world.dir().join("registrar"), &maker, world.lab.dir())?;
-    world.settings.registrar = Some(registrar.url().to_owned());
-    world.configure()?;
     tell.fact("software TPM", &world.tpm.tcti());
     tell.fact("laboratory KBS", world.lab.url());
     tell.fact("registrar", registrar.url());
