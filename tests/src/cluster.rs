@@ -61,6 +61,11 @@ impl Cluster {
         self.write("Machine", name, &spec)
     }
 
+    /// Takes a machine away; none of this name is fine.
+    pub fn remove(&self, name: &str) {
+        drop(fs::remove_file(self.dir.join(format!("{name}.yaml"))));
+    }
+
     /// `sheepfold-operator provision` on this directory.
     ///
     /// # Errors
@@ -70,6 +75,16 @@ impl Cluster {
             .arg("provision")
             .arg(&self.dir)
             .args(args))
+    }
+
+    /// `sheepfold-operator revoke` of a machine of this directory.
+    ///
+    /// # Errors
+    /// The program is not built.
+    pub fn revoke(&self, name: &str) -> Result<Run> {
+        Ok(Run::new(paths::binary("sheepfold-operator")?)
+            .args(["revoke", name, "--dir"])
+            .arg(&self.dir))
     }
 
     fn write(&self, kind: &str, name: &str, spec: &str) -> Result<()> {
