@@ -48,6 +48,22 @@ pub mod b64u {
     }
 }
 
+/// RFC 4648 section 5 with padding: blobs of the Azure evidence.
+pub mod b64u_padded {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE;
+
+    /// Bytes to text.
+    pub fn encode(bytes: impl AsRef<[u8]>) -> String {
+        URL_SAFE.encode(bytes)
+    }
+
+    /// Text to bytes; `None` for anything but the canonical spelling.
+    pub fn decode(text: &str) -> Option<Vec<u8>> {
+        URL_SAFE.decode(text).ok()
+    }
+}
+
 /// Lower-case hexadecimal. PCR values and claims.
 pub mod hex {
     use std::fmt::Write as _;

@@ -5,6 +5,17 @@
 //! Adding a TEE means adding a struct here, a collector in the agent and a verifier in the server; the
 //! messages carry evidence as an opaque JSON value and do not change.
 
+mod azure;
+mod snp;
+mod tdx;
+
+pub use azure::{
+    AZ_EVIDENCE_VERSION, AzSnpVtpmEvidence, AzTdxVtpmEvidence, AzTpmQuote, HclKind, HclReport,
+    RsaNumbers,
+};
+pub use snp::{CertTable, SNP_REPORT_SIZE, SnpEvidence, SnpReport};
+pub use tdx::{TdQuote, TdxEvidence};
+
 use serde::{Deserialize, Serialize};
 
 /// A TPM 2.0 quote over the PCRs of the SHA-256 bank.

@@ -8,6 +8,7 @@
 use crate::encoding::printable;
 use crate::error::{Error, INIT_DATA};
 use crate::message::InitData;
+use crate::node_id::NodeId;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use std::collections::BTreeMap;
@@ -87,6 +88,25 @@ impl InitDataToml {
             .into())
     }
 
+    /// What a register of `N` bytes that the host fills at launch must show: the digest, cut or padded with
+    /// zeros. 32 bytes for HOST_DATA (SNP), 48 for MRCONFIGID (TDX).
+    pub fn launch_register<const N: usize>(&self) -> [u8; N] {
+        let mut register = [0; N];
+        for (to, from) in register.iter_mut().zip(self.digest()) {
+            *to = from;
+        }
+        register
+    }
+
+    /// The node that it names: the value of `uuid`, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when that is no UUID in lower case.
+    pub fn node_id(&self) -> Result<Option<NodeId>, Error> {
+        let uuid = self.data.get("uuid").map(String::as_str);
+        uuid.map(NodeId::assigned).transpose()
+    }
+
     /// The message member that carries it.
     pub fn to_message(&self) -> InitData {
         InitData {
@@ -127,6 +147,32 @@ mod tests {
     fn one_more_newline_is_another_digest() {
         let longer = InitDataToml::parse(&format!("{TEXT}\n")).unwrap();
         assert_ne!(longer.digest(), InitDataToml::parse(TEXT).unwrap().digest());
+    }
+
+    #[test]
+    fn launch_registers_hold_the_digest_cut_or_padded() {
+        let short = InitDataToml::parse(TEXT).unwrap();
+        assert_eq!(short.launch_register::<32>()[..], short.digest());
+        let padded = short.launch_register::<48>();
+        assert_eq!(
+            (&padded[..32], &padded[32..]),
+            (&short.digest()[..], &[0; 16][..])
+        );
+        let long = InitDataToml::parse(&TEXT.replace("sha256", "sha512")).unwrap();
+        assert_eq!(long.launch_register::<32>(), long.digest()[..32]);
+        assert_eq!(long.launch_register::<48>(), long.digest()[..48]);
+    }
+
+    #[test]
+    fn a_node_is_named_by_its_uuid() {
+        assert_eq!(InitDataToml::parse(TEXT).unwrap().node_id().unwrap(), None);
+        let named = |uuid: &str| {
+            let text = TEXT.replace("\"node\" = \"n1\"", &format!("uuid = \"{uuid}\""));
+            InitDataToml::parse(&text).unwrap().node_id()
+        };
+        let uuid = "7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a01";
+        assert_eq!(named(uuid).unwrap().unwrap().to_string(), uuid);
+        assert!(named("n1").is_err() && named(&uuid.to_uppercase()).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A node's name, derived from its attestation key so that nobody has to hand it out.
 
 use crate::encoding::hex;
-use crate::error::{Error, RESOURCE_PATH};
+use crate::error::{Error, INIT_DATA, RESOURCE_PATH};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::str::FromStr;
@@ -28,6 +28,18 @@ impl NodeId {
         *variant = (*variant & 0x3f) | 0x80;
         Self(id)
     }
+
+    /// An id that somebody assigned, as the `uuid` of init-data does: any UUID in lower case.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for any other spelling.
+    pub fn assigned(uuid: &str) -> Result<Self, Error> {
+        let digits: String = uuid.chars().filter(|c| *c != '-').collect();
+        hex::decode(&digits)
+            .and_then(|bytes| Some(Self(bytes.try_into().ok()?)))
+            .filter(|id| id.to_string() == uuid)
+            .ok_or_else(|| Error::malformed(INIT_DATA, "its uuid is not a lower-case UUID"))
+    }
 }
 
 impl fmt::Display for NodeId {
@@ -51,15 +63,13 @@ impl FromStr for NodeId {
     /// [`Error::Malformed`] for anything else, upper case and other UUID versions included.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = || Error::malformed(RESOURCE_PATH, "a node id is a lower-case version-8 UUID");
-        let digits: String = text.chars().filter(|c| *c != '-').collect();
-        let bytes = hex::decode(&digits).ok_or_else(wrong)?;
-        let id = Self(bytes.try_into().map_err(|_| wrong())?);
+        let id = Self::assigned(text).map_err(|_| wrong())?;
         let is_version_8 = id.0.get(6).is_some_and(|b| b >> 4 == 8);
         let is_rfc_variant = id.0.get(8).is_some_and(|b| b >> 6 == 2);
-        if !is_version_8 || !is_rfc_variant || id.to_string() != text {
-            return Err(wrong());
+        match is_version_8 && is_rfc_variant {
+            true => Ok(id),
+            false => Err(wrong()),
         }
-        Ok(id)
     }
 }
 
@@ -73,6 +83,25 @@ mod tests {
         let id = NodeId::from_spki_der(b"");
         assert_eq!(id.to_string(), "e3b0c442-98fc-8c14-9afb-f4c8996fb924");
         assert_eq!(id.to_string().parse::<NodeId>().unwrap(), id);
+    }
+
+    #[test]
+    fn assigned_ids_are_uuids_of_any_version() {
+        for text in [
+            "e3b0c442-98fc-4c14-9afb-f4c8996fb924",
+            "00000000-0000-0000-0000-000000000001",
+        ] {
+            assert_eq!(NodeId::assigned(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "n1",
+            "E3B0C442-98FC-4C14-9AFB-F4C8996FB924",
+            "e3b0c44298fc4c149afbf4c8996fb924",
+        ] {
+            let why = NodeId::assigned(text).unwrap_err().to_string();
+            assert!(why.contains("lower-case UUID"), "{why}");
+        }
     }
 
     #[test]

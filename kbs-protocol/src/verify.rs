@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The verifier's half of the TPM evidence. Only a KBS needs it.
+//! The verifier's half of TPM quotes, alone or beside an Azure report. Only a KBS needs it.
 //!
 //! This is stricter than what a client may get away with elsewhere: exactly one selection, of the SHA-256
 //! bank, over all 24 PCRs. Whether the key is *known* is not decided here; the attestation policy does
@@ -8,7 +8,7 @@
 
 use crate::encoding::{b64, hex};
 use crate::error::Error;
-use crate::evidence::TpmEvidence;
+use crate::evidence::{AzTpmQuote, RsaNumbers, TpmEvidence};
 use crate::tpm::{Attest, pcr_digest, rsassa_sha256_signature};
 use rsa::pkcs8::DecodePublicKey as _;
 use rsa::signature::Verifier as _;
@@ -37,11 +37,47 @@ pub fn tpm_quote(
     let message = decode("message", &evidence.tpm_quote.message)?;
     let signature = decode("signature", &evidence.tpm_quote.signature)?;
     let spki = decode("ak_public", &evidence.ak_public)?;
-    check_signature(&spki, &message, rsassa_sha256_signature(&signature)?)?;
+    let key = rsa::RsaPublicKey::from_public_key_der(&spki)
+        .map_err(|_| Error::malformed(EVIDENCE, "ak_public is not an RSA SubjectPublicKeyInfo"))?;
+    check_signature(key, &message, rsassa_sha256_signature(&signature)?)?;
+    check_quote(&message, &evidence.tpm_quote.pcrs, expected_extra_data)
+}
 
-    let attest = Attest::parse(&message)?;
+/// Checks the quote of an Azure vTPM, whose key the paravisor's report names. The checks are those of
+/// [`tpm_quote`]; only the spelling differs.
+///
+/// `expected_extra_data` is the whole runtime-data digest, 48 bytes.
+///
+/// # Errors
+/// As [`tpm_quote`].
+pub fn az_tpm_quote(
+    quote: &AzTpmQuote,
+    ak: &RsaNumbers,
+    expected_extra_data: &[u8],
+) -> Result<VerifiedQuote, Error> {
+    let decode = |member: &'static str, text: &str| {
+        Error::check_size(EVIDENCE, text.as_bytes(), MEMBER_LIMIT)?;
+        hex::decode(text)
+            .ok_or_else(|| Error::malformed(EVIDENCE, format!("{member} is not hexadecimal")))
+    };
+    let message = decode("message", &quote.message)?;
+    let signature = decode("signature", &quote.signature)?;
+    let number = rsa::BigUint::from_bytes_be;
+    let key = rsa::RsaPublicKey::new(number(&ak.n), number(&ak.e))
+        .map_err(|_| Error::malformed(EVIDENCE, "HCLAkPub is not an RSA public key"))?;
+    check_signature(key, &message, &signature)?;
+    check_quote(&message, &quote.pcrs, expected_extra_data)
+}
+
+/// What a signed message must say.
+fn check_quote(
+    message: &[u8],
+    pcrs: &[String],
+    expected_extra_data: &[u8],
+) -> Result<VerifiedQuote, Error> {
+    let attest = Attest::parse(message)?;
     attest.require_full_sha256_selection()?;
-    let pcrs = read_pcrs(&evidence.tpm_quote.pcrs)?;
+    let pcrs = read_pcrs(pcrs)?;
     if attest.pcr_digest != pcr_digest(&pcrs) {
         return refuse("the PCR values are not the ones that were quoted".to_owned());
     }
@@ -56,9 +92,7 @@ pub fn tpm_quote(
 }
 
 /// RSASSA-PKCS1-v1_5 with SHA-256 (RFC 8017 section 8.2) by a key of at least 2048 bits.
-fn check_signature(spki: &[u8], message: &[u8], signature: &[u8]) -> Result<(), Error> {
-    let key = rsa::RsaPublicKey::from_public_key_der(spki)
-        .map_err(|_| Error::malformed(EVIDENCE, "ak_public is not an RSA SubjectPublicKeyInfo"))?;
+fn check_signature(key: rsa::RsaPublicKey, message: &[u8], signature: &[u8]) -> Result<(), Error> {
     let bits = key.n().bits();
     if bits < MINIMUM_AK_BITS {
         return refuse(format!(
@@ -110,12 +144,13 @@ const MEMBER_LIMIT: usize = 8192;
 
 #[cfg(test)]
 mod tests {
-    use super::tpm_quote;
+    use super::{az_tpm_quote, tpm_quote};
     use crate::encoding::{b64, hex};
-    use crate::evidence::{TpmEvidence, TpmQuote};
+    use crate::evidence::{AzTpmQuote, RsaNumbers, TpmEvidence, TpmQuote};
     use crate::tpm::pcr_digest;
     use rsa::pkcs8::EncodePublicKey as _;
     use rsa::signature::{SignatureEncoding as _, Signer as _};
+    use rsa::traits::PublicKeyParts as _;
     use std::sync::LazyLock;
 
     static AK: LazyLock<rsa::RsaPrivateKey> = LazyLock::new(|| key(2048));
@@ -232,6 +267,41 @@ mod tests {
         let mut no_magic = message(&pcrs, FULL);
         no_magic[0] = 0;
         assert!(refusal(&sign(&AK, &no_magic, &pcrs)).contains("magic"));
+    }
+
+    #[test]
+    fn azure_quotes_are_the_same_quotes_in_another_spelling() {
+        let evidence = good();
+        let bytes = |text: &str| b64::decode(text).unwrap();
+        let signature = bytes(&evidence.tpm_quote.signature);
+        let key = AK.to_public_key();
+        let ak = RsaNumbers {
+            n: key.n().to_bytes_be(),
+            e: key.e().to_bytes_be(),
+        };
+        let good = AzTpmQuote {
+            signature: hex::encode(&signature[6..]),
+            message: hex::encode(bytes(&evidence.tpm_quote.message)),
+            pcrs: evidence.tpm_quote.pcrs,
+        };
+        assert_eq!(
+            az_tpm_quote(&good, &ak, &NONCE).unwrap().pcrs,
+            [[7; 32]; 24]
+        );
+
+        let refusal = |change: &dyn Fn(&mut AzTpmQuote, &mut RsaNumbers)| {
+            let (mut quote, mut ak) = (good.clone(), ak.clone());
+            change(&mut quote, &mut ak);
+            az_tpm_quote(&quote, &ak, &NONCE).unwrap_err().to_string()
+        };
+        assert!(refusal(&|q, _| q.signature = hex::encode(&signature)).contains("not by the"));
+        assert!(refusal(&|q, _| q.pcrs[0] = "00".repeat(32)).contains("not the ones"));
+        assert!(refusal(&|q, _| q.message = "AA==".to_owned()).contains("not hexadecimal"));
+        assert!(refusal(&|q, _| q.message = "a".repeat(10_000)).contains("at most"));
+        assert!(refusal(&|_, ak| ak.n = vec![0xff; 128]).contains("1024 bits"));
+        assert!(refusal(&|_, ak| ak.e = vec![]).contains("HCLAkPub"));
+        let other = az_tpm_quote(&good, &ak, &[0; 48]).unwrap_err().to_string();
+        assert!(other.contains("another session"), "{other}");
     }
 
     #[test]
