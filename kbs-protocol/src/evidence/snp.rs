@@ -154,7 +154,7 @@ mod tests {
     fn raw(version: u8, family: u8, model: u8) -> Vec<u8> {
         let mut bytes = vec![0; SNP_REPORT_SIZE];
         let mut put = |offset: usize, content: &[u8]| {
-            bytes[offset..offset + content.len()].copy_from_slice(content);
+            bytes[offset..][..content.len()].copy_from_slice(content);
         };
         put(0x00, &[version]);
         put(0x04, &[2]);

@@ -111,8 +111,8 @@ mod tests {
         }
         let mut body = vec![0; 584];
         body[184..232].fill(0x18);
-        for (register, byte) in (0..4).zip(1_u8..) {
-            body[328 + 48 * register..376 + 48 * register].fill(byte);
+        for (register, byte) in body[328..].chunks_mut(48).take(4).zip(1_u8..) {
+            register.fill(byte);
         }
         body[520..584].fill(0x52);
         [header, body].concat()
