@@ -4,9 +4,10 @@
 
 use anyhow::{Context as _, Result};
 use kbs_protocol::Secret;
+use kbs_protocol::encoding::hex;
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::resource_secret::ResourceSecret;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::world::{Node, PATH, World};
 
@@ -29,18 +30,7 @@ impl World {
     pub fn enrol(&self, node: &Node) -> Result<()> {
         let owner = json!({ &node.ak_public: node.id.to_string() });
         self.set_reference_value(&Self::shard(node)?, &owner)?;
-        let pcrs = self.tpm.read_pcrs()?;
-        let tuple: serde_json::Map<_, _> = BOOT_PCRS
-            .iter()
-            .filter_map(|&index| {
-                let value: String = pcrs
-                    .get(index)?
-                    .iter()
-                    .map(|b| format!("{b:02x}"))
-                    .collect();
-                Some((format!("pcr{index:02}"), json!(value)))
-            })
-            .collect();
+        let tuple = boot_tuple(&self.tpm.read_pcrs()?);
         self.set_reference_value("boot_tuples", &json!([tuple]))
     }
 
@@ -91,6 +81,15 @@ impl World {
             path,
         })
     }
+}
+
+/// What is approved of a boot that shows these PCRs: `{"pcr04": hex, ...}`.
+pub(crate) fn boot_tuple(pcrs: &[[u8; 32]]) -> Value {
+    let member = |&index: &usize| {
+        let value = hex::encode(pcrs.get(index)?);
+        Some((format!("pcr{index:02}"), Value::String(value)))
+    };
+    BOOT_PCRS.iter().filter_map(member).collect()
 }
 
 /// Boot loader code, Secure Boot state, and the machine-owner keys: what a tuple usually names.

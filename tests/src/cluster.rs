@@ -2,12 +2,12 @@
 //! The directory that an administrator keeps: one cluster, its approved boots, its machines. Written as files
 //! and applied with `sheepfold-operator provision`, as a person would.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use crate::administrator::boot_tuple;
 use crate::lab::Lab;
 use crate::paths;
 use crate::process::Run;
@@ -42,14 +42,12 @@ impl Cluster {
     /// # Errors
     /// The file cannot be written.
     pub fn approve(&self, name: &str, pcrs: &[[u8; 32]]) -> Result<()> {
-        let mut spec = String::from("  referenceValues:\n    bootTuples:\n    -");
-        for (index, value) in pcrs.iter().enumerate() {
-            if BOOT_PCRS.contains(&index) {
-                let value = kbs_protocol::encoding::hex::encode(value);
-                let _ = write!(spec, " pcr{index:02}: {value:?}\n     ");
-            }
-        }
-        self.write("ApprovedImage", name, &format!("{}\n", spec.trim_end()))
+        // JSON is YAML.
+        let spec = format!(
+            "  referenceValues:\n    bootTuples: [{}]\n",
+            boot_tuple(pcrs)
+        );
+        self.write("ApprovedImage", name, &spec)
     }
 
     /// Adds a machine from the registrar's record of its TPM.
@@ -96,6 +94,3 @@ impl Cluster {
         Ok(())
     }
 }
-
-/// Boot loader code, Secure Boot state, and the machine-owner keys: what a tuple must name.
-const BOOT_PCRS: [usize; 3] = [4, 7, 14];
