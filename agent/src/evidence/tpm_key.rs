@@ -18,10 +18,7 @@
 
 use super::tpm_error::TpmError;
 use super::tpm_rc::{Meaning, Step};
-use pkcs1::RsaPublicKey;
-use pkcs1::der::Encode;
-use pkcs1::der::asn1::{AnyRef, BitStringRef, UintRef};
-use spki::{AlgorithmIdentifierRef, ObjectIdentifier, SubjectPublicKeyInfoRef};
+use kbs_protocol::tpm::public::rsa_spki_der;
 use std::fmt;
 use tss_esapi::Context;
 use tss_esapi::attributes::{ObjectAttributes, ObjectAttributesBuilder};
@@ -92,7 +89,10 @@ pub(super) fn find(
         Err(error) => return Err(TpmError::response(Step::ReadKey, error)),
     };
     let spki_der = strong_rsa_key(&public)
-        .and_then(|(parameters, modulus)| spki_der(parameters, modulus).ok_or(Weakness::Unknown))
+        .and_then(|(parameters, modulus)| {
+            let exponent = parameters.exponent().value();
+            rsa_spki_der(exponent, modulus.value()).map_err(|_| Weakness::Unknown)
+        })
         .map_err(weak)?;
     Ok(Some(AttestationKey {
         handle,
@@ -254,31 +254,6 @@ fn weak_attribute(attributes: ObjectAttributes) -> Option<Weakness> {
         .find_map(|(holds, weakness)| (!holds).then_some(weakness))
 }
 
-/// DER of SubjectPublicKeyInfo { rsaEncryption with NULL parameters, RSAPublicKey { n, e } }.
-fn spki_der(parameters: &PublicRsaParameters, modulus: &PublicKeyRsa) -> Option<Vec<u8>> {
-    // Zero stands for the default exponent (TPM 2.0 Library Part 2, TPMS_RSA_PARMS).
-    let exponent = match parameters.exponent().value() {
-        0 => DEFAULT_EXPONENT,
-        exponent => exponent,
-    }
-    .to_be_bytes();
-    let key = RsaPublicKey {
-        modulus: UintRef::new(modulus.value()).ok()?,
-        public_exponent: UintRef::new(&exponent).ok()?,
-    }
-    .to_der()
-    .ok()?;
-    SubjectPublicKeyInfoRef {
-        algorithm: AlgorithmIdentifierRef {
-            oid: RSA_ENCRYPTION,
-            parameters: Some(AnyRef::NULL),
-        },
-        subject_public_key: BitStringRef::from_bytes(&key).ok()?,
-    }
-    .to_der()
-    .ok()
-}
-
 /// The setting as a handle under which the owner can keep keys.
 fn persistent_handle(ak_handle: u32) -> Result<PersistentTpmHandle, TpmError> {
     let bad = TpmError::BadHandle { handle: ak_handle };
@@ -293,22 +268,15 @@ fn persistent_handle(ak_handle: u32) -> Result<PersistentTpmHandle, TpmError> {
 const OWNER_FIRST: u32 = 0x8100_0000;
 const OWNER_LAST: u32 = 0x817f_ffff;
 
-/// RFC 8017 appendix C.
-const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
-
-/// 2^16 + 1, what every TPM uses unless told otherwise.
-const DEFAULT_EXPONENT: u32 = 65537;
-
 #[cfg(test)]
 mod tests {
-    use super::{Weakness, persistent_handle, spki_der, strong_rsa_key, template, weak_attribute};
+    use super::{Weakness, persistent_handle, strong_rsa_key, template, weak_attribute};
     use kbs_protocol::{Blame, Owner};
     use tss_esapi::attributes::ObjectAttributes;
     use tss_esapi::interface_types::algorithm::HashingAlgorithm;
     use tss_esapi::interface_types::key_bits::RsaKeyBits;
     use tss_esapi::structures::{
-        HashScheme, Public, PublicKeyRsa, PublicRsaParameters, RsaExponent, RsaScheme,
-        SymmetricDefinitionObject,
+        HashScheme, Public, PublicRsaParameters, RsaExponent, RsaScheme, SymmetricDefinitionObject,
     };
 
     fn good_attributes() -> ObjectAttributes {
@@ -391,23 +359,6 @@ mod tests {
             check(RsaScheme::Null, RsaKeyBits::Rsa2048),
             Some(Weakness::Scheme)
         );
-    }
-
-    #[test]
-    fn public_key_is_der_with_null_parameters_and_positive_modulus() {
-        let sha256 = RsaScheme::RsaSsa(HashScheme::new(HashingAlgorithm::Sha256));
-        let modulus = PublicKeyRsa::try_from(vec![0xff; 256]).unwrap();
-        let der = spki_der(&parameters(sha256, RsaKeyBits::Rsa2048), &modulus).unwrap();
-        let mut expected = vec![
-            0x30, 0x82, 0x01, 0x22, // SEQUENCE
-            0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05,
-            0x00, 0x03, 0x82, 0x01, 0x0f, 0x00, // BIT STRING
-            0x30, 0x82, 0x01, 0x0a, // SEQUENCE
-            0x02, 0x82, 0x01, 0x01, 0x00, // INTEGER, made positive
-        ];
-        expected.extend([0xff; 256]);
-        expected.extend([0x02, 0x03, 0x01, 0x00, 0x01]);
-        assert_eq!(der, expected);
     }
 
     #[test]

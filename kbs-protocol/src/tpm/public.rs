@@ -128,10 +128,9 @@ impl PublicArea {
     /// [`Error::Malformed`]; a parsed key has no way to cause it.
     pub fn spki_der(&self) -> Result<Vec<u8>, Error> {
         match &self.key {
-            PublicKey::Rsa { exponent, modulus } => rsa_spki(*exponent, modulus),
-            PublicKey::P256 { x, y } => p256_spki(x, y),
+            PublicKey::Rsa { exponent, modulus } => rsa_spki_der(*exponent, modulus),
+            PublicKey::P256 { x, y } => p256_spki(x, y).map_err(not_der),
         }
-        .map_err(|error| Error::malformed(PUBLIC, error.to_string()))
     }
 
     /// Whether all these attributes are set.
@@ -251,6 +250,19 @@ fn coordinate(reader: &mut Reader<'_>) -> Result<[u8; 32], Error> {
     Ok(coordinate)
 }
 
+/// DER SubjectPublicKeyInfo of an RSA key as a TPM describes it: the exponent 0 stands for 65537 (Part 2,
+/// TPMS_RSA_PARMS).
+///
+/// # Errors
+/// [`Error::Malformed`] for a modulus longer than DER can say.
+pub fn rsa_spki_der(exponent: u32, modulus: &[u8]) -> Result<Vec<u8>, Error> {
+    let exponent = match exponent {
+        0 => DEFAULT_EXPONENT,
+        exponent => exponent,
+    };
+    rsa_spki(exponent, modulus).map_err(not_der)
+}
+
 fn rsa_spki(exponent: u32, modulus: &[u8]) -> der::Result<Vec<u8>> {
     let key = RsaPublicKey {
         modulus: UintRef::new(modulus)?,
@@ -258,6 +270,10 @@ fn rsa_spki(exponent: u32, modulus: &[u8]) -> der::Result<Vec<u8>> {
     }
     .to_der()?;
     spki(RSA_ENCRYPTION, AnyRef::NULL, &key)
+}
+
+fn not_der(error: der::Error) -> Error {
+    Error::malformed(PUBLIC, error.to_string())
 }
 
 fn p256_spki(x: &[u8; 32], y: &[u8; 32]) -> der::Result<Vec<u8>> {
