@@ -9,7 +9,7 @@ use super::files::FileRegistry;
 use super::identity::Identity;
 use super::server::{Server, ServerError};
 use super::{Registrar, config::ConfigError, files::FilesError};
-use kbs_protocol::{Blame, NodeId};
+use kbs_protocol::{Blame, NodeId, Owner};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,21 +46,24 @@ pub fn run(task: &Task, file: &Path) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     eprintln!("sheepfold-operator: {error}");
-    let (owner, advice) = match &error {
-        Error::Config(error) => (10, error.advice()),
-        Error::Files(error) => (11, error.advice()),
+    let (code, advice) = match &error {
+        Error::Config(error) => (error.owner().exit_code(), error.advice()),
+        Error::Files(error) => (error.owner().exit_code(), error.advice()),
         Error::Server(_) => (
-            10,
+            Owner::Configuration.exit_code(),
             "correct listen, tls_certificate_file or tls_key_file".to_owned(),
         ),
         Error::NoSuchNode(_) => (
-            2,
+            USAGE,
             "`register --config FILE --list` shows the keys".to_owned(),
         ),
-        Error::Io(..) => (11, "look at what the program is connected to".to_owned()),
+        Error::Io(..) => (
+            Owner::Machine.exit_code(),
+            "look at what the program is connected to".to_owned(),
+        ),
     };
     eprintln!("  next:    {advice}");
-    ExitCode::from(owner)
+    ExitCode::from(code)
 }
 
 fn perform(task: &Task, file: &Path) -> Result<(), Error> {
@@ -141,3 +144,6 @@ fn list(registry: &FileRegistry) -> Result<(), Error> {
         .write_all(text.as_bytes())
         .map_err(|error| Error::Io("write to standard output", error))
 }
+
+/// Somebody typed what cannot be meant.
+const USAGE: u8 = 2;
