@@ -12,10 +12,13 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// Everything approved, by the reference value that it becomes.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Everything approved, by the reference value that it becomes. As an `ApprovedImage` writes it down, all of it
+/// optional, in camel case.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Boots {
     /// What a TPM shows after an approved boot.
+    #[serde(rename = "bootTuples")]
     pub tuples: BTreeSet<BootTuple>,
     /// SEV-SNP launch measurements.
     pub snp_measurements: BTreeSet<Measurement>,
@@ -69,6 +72,22 @@ pub struct TcbFloor {
 }
 
 impl Boots {
+    /// Approves what the other approves as well.
+    pub fn extend(&mut self, other: Self) {
+        self.tuples.extend(other.tuples);
+        self.snp_measurements.extend(other.snp_measurements);
+        self.snp_tcb_floors.extend(other.snp_tcb_floors);
+        self.tdx_launches.extend(other.tdx_launches);
+        self.tdx_tcb_status.extend(other.tdx_tcb_status);
+        self.az_snp_measurements.extend(other.az_snp_measurements);
+        self.az_tdx_mr_tds.extend(other.az_tdx_mr_tds);
+    }
+
+    /// Whether nothing is approved.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// The reference values: name and entries of the list.
     pub(crate) fn lists(&self) -> Vec<(&'static str, Vec<Value>)> {
         fn list<T: Serialize>(entries: &BTreeSet<T>) -> Vec<Value> {

@@ -260,31 +260,14 @@ fn approve(
     image: ApprovedImage,
     place: &Place,
 ) -> Result<(), Error> {
-    let values = image.reference_values;
-    let boots = &mut desired.boots;
-    let mut count = 0usize;
-    let mut add = |number: usize| count = count.saturating_add(number);
-    add(values.boot_tuples.len());
-    boots.tuples.extend(values.boot_tuples);
-    add(values.snp_measurements.len());
-    boots.snp_measurements.extend(values.snp_measurements);
-    add(values.snp_tcb_floors.len());
-    boots.snp_tcb_floors.extend(values.snp_tcb_floors);
-    add(values.tdx_launches.len());
-    boots.tdx_launches.extend(values.tdx_launches);
-    add(values.tdx_tcb_status.len());
-    boots.tdx_tcb_status.extend(values.tdx_tcb_status);
-    add(values.az_snp_measurements.len());
-    boots.az_snp_measurements.extend(values.az_snp_measurements);
-    add(values.az_tdx_mr_tds.len());
-    boots.az_tdx_mr_tds.extend(values.az_tdx_mr_tds);
-    match count {
-        0 => Err(wrong(
+    if image.reference_values.is_empty() {
+        return Err(wrong(
             place,
             format!("image {name} has no reference values, so it approves nothing"),
-        )),
-        _ => Ok(()),
+        ));
     }
+    desired.boots.extend(image.reference_values);
+    Ok(())
 }
 
 /// The word for a state.

@@ -4,10 +4,7 @@
 //! can be applied to a cluster there. Every unknown field is an error; `load` says in which line.
 
 use crate::kbs_admin::{self, Dialect};
-use crate::model::{
-    AkPublic, BootTuple, Evidence, Identity, Measurement, NodeName, Pcr, State, Tag, TcbFloor,
-    TdxLaunch,
-};
+use crate::model::{AkPublic, Boots, Evidence, Identity, NodeName, Pcr, State, Tag};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -141,27 +138,7 @@ pub struct ApprovedImage {
     #[serde(rename = "image", alias = "reference", default)]
     pub _image: Option<String>,
     /// What its boots show.
-    pub reference_values: ReferenceValues,
-}
-
-/// What approved boots show. See [`Boots`](crate::model::Boots).
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct ReferenceValues {
-    /// PCR values that count together.
-    pub boot_tuples: BTreeSet<BootTuple>,
-    /// SEV-SNP launch measurements.
-    pub snp_measurements: BTreeSet<Measurement>,
-    /// Oldest acceptable SEV-SNP firmware.
-    pub snp_tcb_floors: BTreeSet<TcbFloor>,
-    /// TDX launches.
-    pub tdx_launches: BTreeSet<TdxLaunch>,
-    /// Acceptable states of the TDX platform.
-    pub tdx_tcb_status: BTreeSet<String>,
-    /// Azure's SEV-SNP firmware.
-    pub az_snp_measurements: BTreeSet<Measurement>,
-    /// Azure's TDX firmware.
-    pub az_tdx_mr_tds: BTreeSet<Measurement>,
+    pub reference_values: Boots,
 }
 
 /// Kind `Machine`.
