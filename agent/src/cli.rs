@@ -2,10 +2,11 @@
 
 //! The command line: which words mean what. Nothing is done here.
 
+use crate::initramfs;
 use kbs_protocol::resource::Volume;
 use lexopt::ValueExt as _;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What the user asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -219,23 +220,13 @@ fn print(text: &'static str) -> Invocation {
     }
 }
 
-/// The variable is for people and tests on a running system. In an initramfs the host can set variables of
-/// every service from the kernel command line (`systemd.setenv=`), so there the measured path is the only
-/// one.
 fn default_config() -> PathBuf {
-    let variable = if Path::new(INITRAMFS_MARK).exists() {
-        None
-    } else {
-        std::env::var_os(CONFIG_VARIABLE)
-    };
-    variable.map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from)
+    initramfs::variable(CONFIG_VARIABLE).map_or_else(|| DEFAULT_CONFIG.into(), PathBuf::from)
 }
 
 const ENCRYPT_NAME: &str = "clevis-encrypt-trustee";
 const DECRYPT_NAME: &str = "clevis-decrypt-trustee";
 const CONFIG_VARIABLE: &str = "TRUSTEE_AGENT_CONFIG";
-/// systemd's mark of an initramfs (os-release(5)).
-const INITRAMFS_MARK: &str = "/etc/initrd-release";
 const DEFAULT_CONFIG: &str = "/etc/trustee/agent.toml";
 const VERSION: &str = concat!("trustee-agent ", env!("CARGO_PKG_VERSION"), "\n");
 const HELP: &str = "\

@@ -7,6 +7,7 @@
 //! takes text and touches no file; [`Config::load`] takes a path and also reads the files the text names.
 
 mod anchors;
+mod boot;
 mod check;
 mod duration;
 mod enroll;
@@ -14,6 +15,7 @@ mod error;
 mod server;
 
 pub use anchors::Anchors;
+pub use boot::{Boot, Seal};
 pub use enroll::Enroll;
 pub use error::ConfigError;
 pub use server::ServerUrl;
@@ -45,6 +47,8 @@ pub struct Config {
     pub mode: Mode,
     /// Whether a secret must say which node and path it is for.
     pub binding: Binding,
+    /// How strict the initramfs is, and how it ends.
+    pub boot: Boot,
     files: Files,
 }
 
@@ -207,6 +211,7 @@ impl Config {
             },
             mode: raw.trust.mode,
             binding: raw.secret.binding,
+            boot: Boot::parse(raw.boot)?,
             files: Files {
                 ca: raw.kbs.ca_file,
                 init_data: raw.kbs.init_data_file,

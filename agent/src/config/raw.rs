@@ -2,7 +2,7 @@
 
 //! `agent.toml` as serde sees it: names, types and defaults, nothing checked. Only `config` reads this.
 
-use super::{Binding, Mode};
+use super::{Binding, Mode, Seal};
 use crate::evidence::{DEFAULT_AK_HANDLE, DEFAULT_TCTI};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -20,6 +20,8 @@ pub(super) struct Config {
     pub(super) trust: Trust,
     #[serde(default)]
     pub(super) secret: Secret,
+    #[serde(default)]
+    pub(super) boot: Boot,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +81,14 @@ pub(super) struct Secret {
     pub(super) binding: Binding,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Boot {
+    pub(super) confidential: bool,
+    pub(super) seal: Seal,
+    pub(super) allow_arguments: Vec<String>,
+}
+
 fn default_path() -> String {
     "default/{node}/root".to_owned()
 }
@@ -117,6 +127,16 @@ impl Default for Secret {
     fn default() -> Self {
         Self {
             binding: Binding::IfPresent,
+        }
+    }
+}
+
+impl Default for Boot {
+    fn default() -> Self {
+        Self {
+            confidential: true,
+            seal: Seal::Pcr11,
+            allow_arguments: Vec::new(),
         }
     }
 }

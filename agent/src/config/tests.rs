@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use super::{Binding, Config, ConfigError, Mode, TEXT_LIMIT};
+use super::{Binding, Config, ConfigError, Mode, Seal, TEXT_LIMIT};
 use kbs_protocol::{Blame as _, NodeId, Owner, Persistence};
 use sha2::{Digest as _, Sha256};
 use std::time::Duration;
@@ -17,6 +17,8 @@ fn what_is_left_out_has_a_safe_default() {
     assert_eq!(config.mode, Mode::Measured);
     assert_eq!(config.binding, Binding::IfPresent);
     assert!(!config.kbs.insecure_http);
+    assert!(config.boot.confidential && config.boot.allow_arguments.is_empty());
+    assert_eq!(config.boot.seal, Seal::Pcr11);
     assert_eq!(config.tpm.tcti, "device:/dev/tpmrm0");
     assert_eq!(config.tpm.ak_handle, 0x8101_0002);
     let seconds = Duration::from_secs;

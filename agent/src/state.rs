@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What this boot has done so far: `/run/trustee/state.json`.
+//!
+//! The agent is not one process but many: a pin that Clevis starts, units that unlock, guard and seal. Each
+//! leaves here what a later one must know. `unlock` records the volumes it has opened, `guard` compares the
+//! root with them; whoever extends a register says so, because a register moves once per boot or the next
+//! attestation fails; `status` reads it all. No secret is ever in it.
+//!
+//! The directory is memory (tmpfs), belongs to root, and moves with `/run` into the booted system. There it is
+//! a record for people: root can rewrite it, so nothing but the agent in its initramfs rests on it. A file that is
+//! not what this program writes is an error, never an empty state: an agent that has lost its memory opens and
+//! passes nothing.
+
+mod error;
+mod file;
+mod limits;
+
+pub use error::StateError;
+pub use file::{AttestationLock, RunDirectory};
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The state of one boot. A boot that has done nothing yet has [`State::default`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    version: Version,
+    /// Whether disk secrets can still be fetched.
+    pub phase: Phase,
+    /// Volumes that the agent opened, by their device-mapper name.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Every extend of a register by the agent, in their order.
+    pub extends: Vec<Extend>,
+    /// The last attestation that a server answered.
+    pub attested: Option<Attested>,
+    /// What the agent waits for, while it does.
+    pub waiting: Option<Waiting>,
+}
+
+/// How far the boot is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The node may fetch disk secrets.
+    #[default]
+    Open,
+    /// The register has moved: it may not any more, until the next boot.
+    Sealed,
+}
+
+/// A LUKS2 volume that the agent opened itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// The UUID of its header, lower case with hyphens.
+    pub luks_uuid: String,
+    /// The device that holds it, as it was opened.
+    pub source: PathBuf,
+    /// Major and minor number of that device, as sysfs writes them: `8:3`.
+    pub source_number: String,
+    /// Major and minor number of the open volume, as sysfs writes them: `254:0`.
+    pub number: String,
+    /// The id of its volume key, as the KBS keeps it.
+    pub vk_id: String,
+}
+
+/// One extend of a register.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Extend {
+    /// `pcr11`, `pcr15`.
+    pub register: String,
+    /// What was measured, in words.
+    pub event: String,
+    /// SHA-256 value before, lower-case hex.
+    pub before: String,
+    /// SHA-256 value after, lower-case hex.
+    pub after: String,
+}
+
+/// What a server said of this boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attested {
+    /// When, in milliseconds since the kernel started: the clock belongs to the host.
+    pub at_ms: u64,
+    /// The server.
+    pub server: String,
+    /// Its verdict, in its own word.
+    pub verdict: String,
+    /// PCR 11 as it was in the quote, lower-case hex; absent without a TPM.
+    pub pcr11: Option<String>,
+}
+
+/// Why a boot stands still.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Waiting {
+    /// Since when, in milliseconds since the kernel started.
+    pub since_ms: u64,
+    /// When it is tried again, by the same clock.
+    pub next_ms: u64,
+    /// Why the last try failed: a sentence of ours.
+    pub why: String,
+}
+
+impl State {
+    /// Notes a volume that was opened. A volume of this name that was opened before is forgotten: the device
+    /// mapper knows a name once.
+    pub fn record_volume(&mut self, name: &str, volume: Volume) {
+        self.volumes.insert(name.to_owned(), volume);
+    }
+
+    /// Notes an extend.
+    pub fn record_extend(&mut self, extend: Extend) {
+        self.extends.push(extend);
+    }
+
+    /// The extend of this register by this event, if the agent has done it in this boot.
+    pub fn extend(&self, register: &str, event: &str) -> Option<&Extend> {
+        self.extends
+            .iter()
+            .find(|extend| extend.register == register && extend.event == event)
+    }
+}
+
+/// The version of the file's format; another one was not written by this program.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+struct Version;
+
+impl From<Version> for u32 {
+    fn from(_: Version) -> Self {
+        VERSION
+    }
+}
+
+impl TryFrom<u32> for Version {
+    type Error = &'static str;
+
+    fn try_from(number: u32) -> Result<Self, Self::Error> {
+        if number == VERSION {
+            Ok(Self)
+        } else {
+            Err("another version of the format")
+        }
+    }
+}
+
+const VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests;
