@@ -3,6 +3,7 @@
 //! The agent as a library, so that tests can look at its parts. `main.rs` tells how they fit together.
 
 pub mod cli;
+pub mod cmdline;
 pub mod commands;
 pub mod config;
 pub mod error;
