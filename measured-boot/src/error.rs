@@ -111,6 +111,26 @@ pub enum Error {
         /// The limit.
         limit: usize,
     },
+    /// The bytes could not be had: a file, a connection or a decompressor said no.
+    #[error("{structure} cannot be read after {offset} bytes: {why}")]
+    Read {
+        /// What was being read.
+        structure: &'static str,
+        /// How far it went, in bytes.
+        offset: usize,
+        /// What the reader said.
+        why: String,
+    },
+    /// Several parts that could be the one that boots.
+    #[error("the image {image} has several {what}: {}", candidates.join(", "))]
+    Ambiguous {
+        /// The image.
+        image: String,
+        /// What there should be one of.
+        what: &'static str,
+        /// Their paths.
+        candidates: Vec<String>,
+    },
     /// A document (facts, variable store) that is not what its format says.
     #[error("{what} is not valid: {why}")]
     Document {
@@ -134,6 +154,7 @@ impl Blame for Error {
             Self::NotAuthorised { .. }
             | Self::Revoked { .. }
             | Self::MissingPart { .. }
+            | Self::Ambiguous { .. }
             | Self::Uncalibrated { .. }
             | Self::Unsupported { .. }
             | Self::TooMany { .. } => Owner::Configuration,
@@ -147,7 +168,10 @@ impl Blame for Error {
 
     fn advice(&self) -> String {
         match self {
-            Self::Truncated { .. } | Self::Malformed { .. } | Self::TooLarge { .. } => {
+            Self::Truncated { .. }
+            | Self::Malformed { .. }
+            | Self::TooLarge { .. }
+            | Self::Read { .. } => {
                 "copy the file again from where it came; if it reads the same, report it with the file"
             }
             Self::ChangedAfterSigning { .. } => {
@@ -172,6 +196,10 @@ impl Blame for Error {
             }
             Self::Unsupported { .. } => {
                 "remove it from the image or the platform, or leave the PCR that it changes out of the policy"
+            }
+            Self::Ambiguous { .. } => {
+                "remove all but one from the image, or say which one boots: `--select` with the beginning of its \
+                 path"
             }
             Self::TooMany { .. } => {
                 "approve fewer images at once: the current one and its predecessor are enough"

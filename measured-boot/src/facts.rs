@@ -7,6 +7,7 @@ use crate::bank::Digests;
 use crate::bytes::{Blob, Reader};
 use crate::certificate::Certificate;
 use crate::error::Error;
+use crate::path::Route;
 use crate::pe::{self, PeFacts, Section};
 use crate::sbat::SbatLevels;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,41 @@ pub struct ImageFacts {
     /// they must not be overlooked.
     #[serde(default)]
     pub extras: Vec<String>,
+    /// The way that its parts suggest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
+    /// Release of the kernel: the directory of modules that it lies in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_release: Option<String>,
+    /// Which operating system, for people (os-release(5)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<OsRelease>,
+    /// GRUB's configurations. GRUB measures what it reads into PCR 9 and what it runs into PCR 8, which depend on
+    /// each node's disk too: nothing is predicted from these, but a log can be held against them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grub_configs: Vec<TextFacts>,
+}
+
+/// What os-release(5) says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OsRelease {
+    /// `ID`, such as `fedora`.
+    pub id: String,
+    /// `VERSION_ID`, such as `42`.
+    #[serde(default)]
+    pub version_id: String,
+    /// `PRETTY_NAME`.
+    #[serde(default)]
+    pub pretty_name: String,
+}
+
+/// A file that is measured as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextFacts {
+    /// Its path.
+    pub path: String,
+    /// Digests of its content.
+    pub digests: Digests,
 }
 
 /// shim, with what its vendor built into it.
@@ -170,11 +206,18 @@ impl UkiFacts {
             name: section.name.clone(),
             digests: section.digests(),
         };
+        let sections = sections.iter().map(facts_of).collect();
+        Ok(Self::from_sections(facts, sections).unwrap_or_default())
+    }
+
+    /// From a program and its sections in file order; `None` when there is no `.linux` section.
+    pub(crate) fn from_sections(file: PeFacts, sections: Vec<SectionFacts>) -> Option<Self> {
+        sections.iter().find(|section| section.name == ".linux")?;
         let mut parts = sections
             .chunk_by(|_, next| next.name != ".profile")
-            .map(|part| part.iter().map(facts_of).collect());
-        Ok(Self {
-            file: facts,
+            .map(<[SectionFacts]>::to_vec);
+        Some(Self {
+            file,
             sections: parts.next().unwrap_or_default(),
             profiles: parts.collect(),
         })

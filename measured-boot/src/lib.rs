@@ -37,6 +37,7 @@ pub mod eventlog;
 pub mod explain;
 pub mod facts;
 pub mod grub;
+pub mod image;
 pub mod path;
 pub mod pe;
 pub mod platform;

@@ -7,6 +7,8 @@
 //! digest says nothing about *who* signed; that goes into PCR 7. PE files are walked by the crates `object`
 //! and `authenticode`; this file sets the limits and refuses what they do not check.
 
+pub mod stream;
+
 use crate::bank::{Digests, Hashers};
 use crate::bytes::check_size;
 use crate::error::Error;
@@ -96,7 +98,7 @@ impl PeFacts {
 
     /// The signed digest is never *used*: an unsigned file has none, and a changed file has the wrong one.
     /// But when it differs, no firmware will run the file, and we should not approve it.
-    fn check_signed_digests(&self) -> Result<(), Error> {
+    pub(crate) fn check_signed_digests(&self) -> Result<(), Error> {
         for signature in &self.signatures {
             let computed = self.authenticode.get(signature.bank);
             if computed != Some(&signature.digest) {
@@ -134,13 +136,20 @@ impl Section<'_> {
     pub fn digests(&self) -> Digests {
         let mut hashers = Hashers::default();
         digest::Update::update(&mut hashers, self.data);
-        let mut missing = self.virtual_size.saturating_sub(self.data.len());
-        while missing > 0 {
-            let zeros = ZEROS.get(..missing).unwrap_or(&ZEROS);
-            digest::Update::update(&mut hashers, zeros);
-            missing = missing.saturating_sub(zeros.len());
-        }
+        zeros(
+            &mut hashers,
+            self.virtual_size.saturating_sub(self.data.len()),
+        );
         hashers.finish()
+    }
+}
+
+/// Hashes zeros that are in memory and not in the file.
+fn zeros(hashers: &mut Hashers, mut missing: usize) {
+    while missing > 0 {
+        let zeros = ZEROS.get(..missing).unwrap_or(&ZEROS);
+        digest::Update::update(hashers, zeros);
+        missing = missing.saturating_sub(zeros.len());
     }
 }
 

@@ -8,7 +8,7 @@ use crate::bank::Bank;
 use crate::bytes::Blob;
 use crate::error::Error;
 use crate::eventlog::{EventLog, EventType};
-use crate::uefi::{Guid, VariableData, guid};
+use crate::uefi::{Guid, VariableData, guid, store};
 use kbs_protocol::encoding::hex;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -117,6 +117,24 @@ impl PlatformFacts {
         Ok(Self::from_variables(platform, "variable store", variables))
     }
 
+    /// From a flash image of EDK II, such as `OVMF_VARS_4M.ms.fd`. Enrolled keys do not suffice there: a person may
+    /// have turned Secure Boot off in the firmware's menu (variable `SecureBootEnable`).
+    ///
+    /// # Errors
+    /// As [`store::variables`].
+    pub fn from_flash(platform: &str, file: &[u8]) -> Result<Self, Error> {
+        let variables = store::variables(file)?;
+        let is_off = |variable: &VariableData| {
+            variable.name == "SecureBootEnable"
+                && variable.vendor.to_string() == SECURE_BOOT_ENABLE
+                && variable.data == [0]
+        };
+        let is_off = variables.iter().any(is_off);
+        let mut facts = Self::from_variables(platform, "flash image", variables);
+        facts.secure_boot &= !is_off;
+        Ok(facts)
+    }
+
     /// From the log of a machine that booted: firmware logs each variable with its content.
     ///
     /// The log must be one whose replay gives the PCR 7 that the machine's TPM signed; here it is only
@@ -181,6 +199,9 @@ impl PlatformFacts {
         VariableData::new(vendor, name, data)
     }
 }
+
+/// EDK II, gEfiSecureBootEnableDisableGuid.
+const SECURE_BOOT_ENABLE: &str = "f0a30bc7-af08-4556-99c4-001009c93a44";
 
 #[derive(Deserialize)]
 struct VariableStore {

@@ -140,6 +140,7 @@ impl Rollout {
             kernel: deployed.facts.kernel.clone(),
             uki: deployed.facts.uki.clone(),
             extras: extras.iter_mut().flat_map(std::mem::take).collect(),
+            ..ImageFacts::default()
         };
         let path = BootPath {
             // A property of the boot loader, all else is one of the deployment and where it runs.

@@ -58,6 +58,7 @@ pub(crate) fn image() -> ImageFacts {
             profiles: vec![],
         }),
         extras: vec![],
+        ..ImageFacts::default()
     }
 }
 

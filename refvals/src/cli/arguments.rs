@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Arguments that several commands take, and what they stand for.
+
+use crate::{Error, platform, source};
+use clap::{Args, ValueEnum};
+use measured_boot::bank;
+use measured_boot::facts::ImageFacts;
+use measured_boot::image::{Architecture, Choice};
+use measured_boot::path::{BootPath, Fallback, Route};
+use measured_boot::platform::PlatformFacts;
+
+/// An image, and what a person decides about it.
+#[derive(Debug, Args)]
+pub(super) struct OneImage {
+    /// The image.
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    #[command(flatten)]
+    choice: ChoiceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ChoiceArgs {
+    /// Beginning of the path of the kernel, shim or image that boots, where there are several.
+    #[arg(long, value_name = "PATH")]
+    select: Vec<String>,
+    /// Who starts whom, where the image does not say.
+    #[arg(long, value_enum)]
+    boot_path: Option<RouteArg>,
+    /// Whose programs.
+    #[arg(long, value_enum, default_value = "x64")]
+    arch: Arch,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum RouteArg {
+    /// Firmware, shim, GRUB, kernel.
+    ShimGrub,
+    /// Firmware, shim, unified kernel image.
+    ShimUki,
+    /// Firmware, systemd-boot, unified kernel image.
+    SdbootUki,
+    /// Firmware, unified kernel image.
+    Uki,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Arch {
+    /// x86-64.
+    X64,
+    /// AArch64.
+    Aa64,
+}
+
+impl ChoiceArgs {
+    pub(super) fn get(&self) -> Choice {
+        Choice {
+            select: self.select.clone(),
+            route: self.boot_path.map(|route| match route {
+                RouteArg::ShimGrub => Route::ShimGrub,
+                RouteArg::ShimUki => Route::ShimUki,
+                RouteArg::SdbootUki => Route::SdbootUki,
+                RouteArg::Uki => Route::Uki,
+            }),
+            architecture: match self.arch {
+                Arch::X64 => Architecture::X64,
+                Arch::Aa64 => Architecture::Aa64,
+            },
+        }
+    }
+}
+
+impl OneImage {
+    pub(super) fn load(&self) -> Result<ImageFacts, Error> {
+        load(&self.image, &self.choice)
+    }
+}
+
+pub(super) fn load(image: &str, choice: &ChoiceArgs) -> Result<ImageFacts, Error> {
+    let choice = choice.get();
+    let mut facts = source::load(image, &choice)?;
+    // A document that was made before may be read with another boot path.
+    facts.route = choice.route.or(facts.route);
+    Ok(facts)
+}
+
+/// A platform.
+#[derive(Debug, Args)]
+pub(super) struct OnePlatform {
+    /// The platform.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: String,
+}
+
+impl OnePlatform {
+    pub(super) fn load(&self) -> Result<PlatformFacts, Error> {
+        platform::load(&self.platform, None)
+    }
+}
+
+/// What happens on the way and is a property of neither.
+#[derive(Debug, Args)]
+pub(super) struct Path {
+    /// How often GRUB measures the kernel, where nobody has counted yet.
+    #[arg(long, value_name = "NUMBER")]
+    kernel_measurements: Option<u8>,
+    /// Boot options that fail before the one that works.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    failed_boot_options: u8,
+    /// The machine boots through fallback, which was told not to reset.
+    #[arg(long)]
+    fallback_continues: bool,
+    /// Words that systemd has extended into PCR 11 by the time of the quote, such as enter-initrd.
+    #[arg(long, value_name = "WORDS", value_delimiter = ',')]
+    phases: Vec<String>,
+}
+
+impl Path {
+    pub(super) fn along(&self, image: &ImageFacts) -> Result<BootPath, Error> {
+        let route = image.route.ok_or_else(|| Error::NoRoute {
+            image: image.name.clone(),
+        })?;
+        Ok(BootPath {
+            kernel_measurements: self.kernel_measurements,
+            failed_boot_options: self.failed_boot_options,
+            fallback: match self.fallback_continues {
+                true => Fallback::Continues,
+                false => Fallback::Resets,
+            },
+            phases: self.phases.clone(),
+            ..BootPath::new(route)
+        })
+    }
+}
+
+/// A bank.
+#[derive(Debug, Args)]
+pub(super) struct Bank {
+    /// The bank.
+    #[arg(long, value_enum, default_value = "sha256")]
+    bank: BankArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BankArg {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Bank {
+    pub(super) fn get(&self) -> bank::Bank {
+        match self.bank {
+            BankArg::Sha256 => bank::Bank::Sha256,
+            BankArg::Sha384 => bank::Bank::Sha384,
+            BankArg::Sha512 => bank::Bank::Sha512,
+        }
+    }
+}
+
+/// Which PCRs to name.
+#[derive(Debug, Args)]
+pub(super) struct Pcrs {
+    /// PCRs to name; default: all that are predicted.
+    #[arg(long = "pcr", value_name = "NUMBERS", value_delimiter = ',')]
+    pcrs: Vec<u8>,
+}
+
+impl Pcrs {
+    pub(super) fn wants(&self, pcr: u8) -> bool {
+        self.pcrs.is_empty() || self.pcrs.contains(&pcr)
+    }
+}
+
+/// For whom.
+#[derive(Debug, Args)]
+pub(super) struct Format {
+    /// table for people, json for programs, yaml for `spec.referenceValues` of an ApprovedImage.
+    #[arg(long, value_enum, default_value = "table")]
+    format: FormatArg,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FormatArg {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+    /// For an ApprovedImage.
+    Yaml,
+}
+
+impl Format {
+    pub(super) fn get(&self) -> FormatArg {
+        self.format
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Platforms, from wherever their variables can be had: a file of firmware's flash, a directory of efivarfs, the
+//! event log of a machine that is trusted, a document made earlier, or one of the [profiles] that come along.
+//!
+//! Whatever a machine says about itself is a claim. A person looks at the document and approves it.
+
+pub mod profiles;
+
+use crate::Error;
+use measured_boot::bank::Bank;
+use measured_boot::eventlog::EventLog;
+use measured_boot::platform::{KNOWN, PlatformFacts};
+use measured_boot::uefi::{VariableData, store, strip_attributes};
+use std::path::Path;
+
+/// Loads a platform from `profile:NAME`, or from a path whose content says what it is. `name` replaces the name that
+/// the source suggests.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Reference`] for a profile that does not exist, [`Error::Boot`] for a content that is none
+/// of the formats.
+pub fn load(source: &str, name: Option<&str>) -> Result<PlatformFacts, Error> {
+    let mut facts = match source.strip_prefix("profile:") {
+        Some(profile) => profiles::load(profile)?,
+        None => from_path(Path::new(source))?,
+    };
+    if let Some(name) = name {
+        name.clone_into(&mut facts.platform);
+    }
+    Ok(facts)
+}
+
+fn from_path(path: &Path) -> Result<PlatformFacts, Error> {
+    let name = path
+        .file_stem()
+        .and_then(|name| name.to_str())
+        .unwrap_or("platform");
+    if path.is_dir() {
+        return from_efivarfs(name, path);
+    }
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    if store::is_store(&bytes) {
+        return Ok(PlatformFacts::from_flash(name, &bytes)?);
+    }
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        let invalid = |error: serde_json::Error| Error::document(path.display().to_string(), error);
+        let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
+        return match json.get("version") {
+            Some(_) => Ok(PlatformFacts::from_variable_store(name, &bytes)?),
+            None => serde_json::from_value(json).map_err(invalid),
+        };
+    }
+    from_event_log(name, &bytes)
+}
+
+/// From a directory of efivarfs, or a copy of one: a file `<name>-<vendor's GUID>` for each variable, with four bytes
+/// of attributes in front of the content.
+///
+/// Of shim's own variables, the running system sees a copy of SbatLevel only (`SbatLevelRT`): owners who enrolled
+/// keys take the variables from firmware's flash.
+///
+/// # Errors
+/// [`Error::Io`]; [`Error::Boot`] for a file without attributes; [`Error::Document`] when there is no variable.
+pub fn from_efivarfs(name: &str, directory: &Path) -> Result<PlatformFacts, Error> {
+    let mut variables = Vec::new();
+    for (variable, vendor) in KNOWN {
+        let names = [
+            (variable, variable.to_owned()),
+            (variable, format!("{variable}RT")),
+        ];
+        for (variable, file) in names {
+            if file.ends_with("RT") && variable != "SbatLevel" {
+                continue;
+            }
+            let path = directory.join(format!("{file}-{vendor}"));
+            match std::fs::read(&path) {
+                Ok(content) => {
+                    variables.push(VariableData::new(
+                        vendor,
+                        variable,
+                        strip_attributes(&content)?,
+                    ));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(Error::io("read", &path)(error)),
+            }
+        }
+    }
+    match variables.is_empty() {
+        true => Err(Error::document(
+            directory.display().to_string(),
+            "no file in it is a variable that is measured",
+        )),
+        false => Ok(PlatformFacts::from_variables(name, "efivarfs", variables)),
+    }
+}
+
+/// From the event log of a machine that is trusted; the strongest bank that it has.
+///
+/// # Errors
+/// As [`EventLog::parse`] and [`PlatformFacts::from_event_log`].
+pub fn from_event_log(name: &str, log: &[u8]) -> Result<PlatformFacts, Error> {
+    let log = EventLog::parse(log)?;
+    let bank = log.banks().into_iter().max().unwrap_or(Bank::Sha256);
+    Ok(PlatformFacts::from_event_log(name, &log, bank)?)
+}
