@@ -42,6 +42,13 @@ pub enum Command {
     ExplainToken,
     /// Check everything between this node and its secret, in order.
     Doctor,
+    /// Make sure that the root is a volume that the agent opened.
+    Guard,
+    /// Shut the door behind the last fetch.
+    Seal {
+        /// If that fails, power the machine off.
+        or_poweroff: bool,
+    },
     /// The Clevis pin.
     Pin(Pin),
     /// Print a text and leave.
@@ -97,6 +104,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     let mut path = None;
     let mut volume = None;
     let mut token_from_stdin = false;
+    let mut or_poweroff = false;
     let mut words: Vec<String> = Vec::new();
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
@@ -112,6 +120,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
                 }
                 token_from_stdin = true;
             }
+            Long("or-poweroff") => or_poweroff = true,
             Long("help") | Short('h') => return Ok(print(HELP)),
             Long("version") | Short('V') => return Ok(print(VERSION)),
             Value(word) => {
@@ -157,6 +166,10 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             volume: volume.take().unwrap_or_default(),
         },
         ["doctor"] => Command::Doctor,
+        ["guard"] => Command::Guard,
+        ["seal"] => Command::Seal {
+            or_poweroff: std::mem::take(&mut or_poweroff),
+        },
         [] => return Err("no command: try `trustee-agent --help`".into()),
         other => {
             return Err(format!(
@@ -166,6 +179,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             .into());
         }
     };
+    if or_poweroff {
+        return Err("--or-poweroff goes with `seal` only".into());
+    }
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
     }
@@ -245,6 +261,9 @@ Commands:
                        ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
+  guard                make sure that what is mounted at /sysroot is a volume that the agent opened
+  seal [--or-poweroff] move the register that disk secrets depend on: no more of them until the next
+                       boot; if that fails, power off
   pin encrypt CONFIG   the Clevis pin `trustee`: plaintext in, token out
   pin decrypt          the Clevis pin `trustee`: token in, plaintext out
 
@@ -312,6 +331,14 @@ mod tests {
     }
 
     #[test]
+    fn only_who_says_so_powers_off() {
+        let seal = |or_poweroff| Command::Seal { or_poweroff };
+        assert_eq!(command(&["t", "seal"]), seal(false));
+        assert_eq!(command(&["t", "seal", "--or-poweroff"]), seal(true));
+        assert_eq!(command(&["t", "guard"]), Command::Guard);
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (line, reason) in [
             (&["t"][..], "no command"),
@@ -329,6 +356,7 @@ mod tests {
                 &["t", "fetch", "--volume", "data", "--path", "a/b/c"],
                 "--path",
             ),
+            (&["t", "guard", "--or-poweroff"], "`seal` only"),
             (&["t", "--frob"], "--frob"),
             (&["t", "fetch", "--path"], "--path"),
             (&["t", "explain", "--token", "file"], "standard input"),

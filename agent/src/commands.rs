@@ -7,7 +7,9 @@ mod doctor;
 mod enroll;
 mod explain;
 mod fetch;
+mod guard;
 mod pin;
+mod seal;
 mod status;
 
 use crate::cli::{self, Command, Invocation};
@@ -46,6 +48,8 @@ fn dispatch(
         Command::Explain { volume } => explain::run(&config, &volume, json),
         Command::ExplainToken => explain::token(json),
         Command::Doctor => doctor::run(&config, json),
+        Command::Guard => guard::run(&config, json),
+        Command::Seal { or_poweroff } => return seal::run(&config, or_poweroff, json),
         Command::Pin(pin) => return pin::run(pin, config),
         Command::Print(text) => report::write_stdout(text.as_bytes()).map(|()| ExitCode::SUCCESS),
     };

@@ -4,7 +4,10 @@
 
 use crate::config::ConfigError;
 use crate::evidence::EvidenceError;
+use crate::guard::GuardError;
 use crate::kbs::KbsError;
+use crate::measure::MeasureError;
+use crate::state::StateError;
 use crate::trust::TrustError;
 use clevis_pin::Fault;
 use clevis_pin::error::Subject;
@@ -29,6 +32,15 @@ pub enum Error {
     /// The handshake.
     #[error(transparent)]
     Kbs(#[from] KbsError),
+    /// The root is not what was opened.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
+    /// A register that did not move.
+    #[error(transparent)]
+    Measure(#[from] MeasureError),
+    /// The memory of this boot.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A path, or what the KBS stores.
     #[error(transparent)]
     Protocol(#[from] kbs_protocol::Error),
@@ -65,6 +77,9 @@ impl Error {
             Self::Evidence(error) => Some(error),
             Self::Trust(error) => Some(error),
             Self::Kbs(error) => Some(error),
+            Self::Guard(error) => Some(error),
+            Self::Measure(error) => Some(error),
+            Self::State(error) => Some(error),
             Self::Protocol(error) => Some(error),
             Self::NoNodeKey | Self::NoToken(_) | Self::Pin(_) | Self::Io { .. } => None,
         }

@@ -3,6 +3,7 @@
 //! The agent as a library, so that tests can look at its parts. `main.rs` tells how they fit together.
 
 pub mod cli;
+pub mod clock;
 pub mod cmdline;
 pub mod commands;
 pub mod config;
@@ -10,11 +11,14 @@ pub mod error;
 pub mod evidence;
 pub mod exit;
 pub mod explain;
+pub mod guard;
 pub mod harden;
 pub mod initramfs;
 pub mod kbs;
+pub mod measure;
 pub mod node;
 pub mod report;
+pub mod seal;
 pub mod source;
 pub mod state;
 pub mod trust;

@@ -174,6 +174,11 @@ impl World {
         self.node_dir().join("agent.toml")
     }
 
+    /// What stands for `/run/trustee` on this node. A restart of its TPM does not empty it.
+    pub fn run_dir(&self) -> PathBuf {
+        self.node_dir().join("run")
+    }
+
     /// `trustee-agent` with these arguments, on this node.
     pub fn agent<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
         self.on_node(self.links.run("trustee-agent")).args(args)
@@ -245,6 +250,7 @@ impl World {
     /// The environment every program on the node has.
     fn on_node(&self, run: Run) -> Run {
         run.env("TRUSTEE_AGENT_CONFIG", self.config_file())
+            .env("TRUSTEE_AGENT_RUN", self.run_dir())
             .env("TPM2TOOLS_TCTI", self.tpm.tcti())
             .env("TMPDIR", self.node_dir())
             .dir(&self.node_dir())

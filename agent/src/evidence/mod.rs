@@ -11,6 +11,7 @@ pub mod tpm_enrol;
 mod tpm_error;
 mod tpm_key;
 mod tpm_nv;
+pub mod tpm_pcr;
 mod tpm_rc;
 pub mod tpm_status;
 

@@ -73,6 +73,11 @@ impl RunDirectory {
         &self.path
     }
 
+    /// Whether it is the one of this boot, and not a test's.
+    pub fn is_default(&self) -> bool {
+        self.path == Path::new(DEFAULT)
+    }
+
     /// The state as it is now; that of a boot that has done nothing where there is no file.
     ///
     /// # Errors

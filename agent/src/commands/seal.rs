@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `trustee-agent seal [--or-poweroff]`: on every way out of the initramfs, also into an emergency shell.
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::initramfs;
+use crate::measure::{MeasureLog, Registers};
+use crate::report;
+use crate::seal::{Sealed, seal};
+use crate::state::RunDirectory;
+use rustix::system::{RebootCommand, reboot};
+use serde_json::json;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub(super) fn run(config: &Path, or_poweroff: bool, json: bool) -> ExitCode {
+    attempt(config, json).unwrap_or_else(|error| {
+        let code = report::failure(&error, json);
+        // On a running system there is no door left to shut, and nobody wants the machine gone.
+        if or_poweroff && initramfs::here() {
+            power_off();
+        }
+        code
+    })
+}
+
+fn attempt(config: &Path, json: bool) -> Result<ExitCode, Error> {
+    let config = Config::load(config)?;
+    let run = RunDirectory::open()?;
+    let registers = Registers {
+        tcti: &config.tpm.tcti,
+        run: &run,
+        log: MeasureLog::of(&run),
+    };
+    let (sealed, text) = match seal(config.boot.seal, &registers)? {
+        Sealed::Now => (
+            true,
+            "sealed: disk secrets cannot be fetched until the next boot\n",
+        ),
+        Sealed::Before => (true, "sealed already\n"),
+        Sealed::BySystemd => (true, "sealed by systemd's phase leave-initrd\n"),
+        Sealed::Not => {
+            log::warn!("boot.seal is \"none\": what is booted can fetch the disk's secret again");
+            (false, "")
+        }
+    };
+    report::success(&json!({ "ok": true, "sealed": sealed }), text, json)
+}
+
+/// Off, at once, past systemd: a shell is about to open. Somebody may want to read why.
+fn power_off() {
+    eprintln!(
+        "trustee-agent: the door cannot be shut: this machine powers off in {} s",
+        TO_READ.as_secs()
+    );
+    std::thread::sleep(TO_READ);
+    rustix::fs::sync();
+    if let Err(error) = reboot(RebootCommand::PowerOff) {
+        eprintln!("trustee-agent: cannot power off: {error}");
+    }
+}
+
+const TO_READ: Duration = Duration::from_secs(10);

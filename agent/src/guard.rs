@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The guard: what is mounted as root is a volume that the agent opened, and nothing else.
+//!
+//! The initramfs mounts whatever has the root's UUID or label, and the host writes UUIDs. So before control leaves,
+//! `trustee-agent guard` asks the kernel which block device is mounted at `/sysroot` and walks down from it: every
+//! path must end in a device-mapper volume whose name, UUID and numbers are those that `unlock` recorded, on the
+//! very device whose header was checked.
+
+mod block;
+mod mountinfo;
+
+use crate::state::State;
+use block::{Block, Number};
+use kbs_protocol::{Blame, Owner, Persistence};
+use mountinfo::Mount;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where the kernel tells of mounts and devices.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// `/proc/self/mountinfo`.
+    pub mountinfo: PathBuf,
+    /// `/sys`.
+    pub sys: PathBuf,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self {
+            mountinfo: "/proc/self/mountinfo".into(),
+            sys: "/sys".into(),
+        }
+    }
+}
+
+/// Checks that every block device under `root` is one of the recorded volumes, and names those.
+///
+/// # Errors
+/// [`GuardError`]: the machine must not boot what is there.
+pub fn guard(root: &Path, state: &State, kernel: &Kernel) -> Result<Vec<String>, GuardError> {
+    if state.volumes.is_empty() {
+        return Err(GuardError::NothingOpened);
+    }
+    let unreadable = |path: &Path| {
+        let path = path.to_owned();
+        move |source| GuardError::Unreadable { path, source }
+    };
+    let text = mountinfo::read(&kernel.mountinfo).map_err(unreadable(&kernel.mountinfo))?;
+    let mount = Mount::at(root, &text).ok_or_else(|| GuardError::NotMounted {
+        root: root.to_owned(),
+    })?;
+    let block = Block::new(&kernel.sys);
+    let mut names = Vec::new();
+    for device in devices_of(&mount, &block)? {
+        walk(device, &block, state, DEPTH, &mut names)?;
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// The block devices that a file system lies on.
+fn devices_of(mount: &Mount, block: &Block) -> Result<Vec<Number>, GuardError> {
+    if block.exists(mount.number) {
+        return Ok(vec![mount.number]);
+    }
+    // btrfs mounts a number of its own; sysfs lists what is below.
+    let devices = match mount.kind.as_str() {
+        "btrfs" => block.btrfs_with(&mount.source)?,
+        _ => Vec::new(),
+    };
+    if devices.is_empty() {
+        return Err(GuardError::NoBlockDevice {
+            kind: mount.kind.clone(),
+            from: mount.source.clone(),
+        });
+    }
+    Ok(devices)
+}
+
+/// One of ours, or made of nothing but ours (LVM, RAID).
+fn walk(
+    device: Number,
+    block: &Block,
+    state: &State,
+    depth: usize,
+    names: &mut Vec<String>,
+) -> Result<(), GuardError> {
+    if let Some(name) = ours(device, block, state)? {
+        names.push(name);
+        return Ok(());
+    }
+    let below = block.slaves(device)?;
+    let Some(depth) = depth.checked_sub(1).filter(|_| !below.is_empty()) else {
+        return Err(GuardError::Foreign {
+            device: block.describe(device),
+        });
+    };
+    for device in below {
+        walk(device, block, state, depth, names)?;
+    }
+    Ok(())
+}
+
+/// The name under which this device was recorded, if everything about it is as recorded.
+fn ours(device: Number, block: &Block, state: &State) -> Result<Option<String>, GuardError> {
+    let Some((name, uuid)) = block.mapper(device) else {
+        return Ok(None);
+    };
+    let Some(volume) = state.volumes.get(&name) else {
+        return Ok(None);
+    };
+    let expected = format!("CRYPT-LUKS2-{}-{name}", volume.luks_uuid.replace('-', ""));
+    let same = uuid == expected
+        && volume.number == device.to_string()
+        && block.rests_on(device, &volume.source_number)?;
+    if same {
+        return Ok(Some(name));
+    }
+    Err(GuardError::NotAsOpened { name })
+}
+
+/// Why the root is not what was opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuardError {
+    /// The agent has opened no volume in this boot.
+    #[error("the agent has opened no volume in this boot, so the root is none of its own")]
+    NothingOpened,
+    /// Nothing is mounted there.
+    #[error("nothing is mounted at {}", .root.display())]
+    NotMounted {
+        /// The mount point.
+        root: PathBuf,
+    },
+    /// A file system without a block device below.
+    #[error("the root is a file system {kind:?} of {from:?}, which lies on no block device")]
+    NoBlockDevice {
+        /// Its type.
+        kind: String,
+        /// What it was mounted from, as the kernel says.
+        from: String,
+    },
+    /// A device that is not ours.
+    #[error("the root lies on {device}, which the agent did not open")]
+    Foreign {
+        /// The device.
+        device: String,
+    },
+    /// It has the name of one of ours.
+    #[error("the volume {name} is not the one that the agent opened under this name")]
+    NotAsOpened {
+        /// The device-mapper name.
+        name: String,
+    },
+    /// The kernel does not tell.
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Blame for GuardError {
+    fn owner(&self) -> Owner {
+        match self {
+            Self::NothingOpened | Self::Unreadable { .. } | Self::NotMounted { .. } => {
+                Owner::Machine
+            }
+            Self::NoBlockDevice { .. } | Self::Foreign { .. } | Self::NotAsOpened { .. } => {
+                Owner::Data
+            }
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        Persistence::Permanent
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::NothingOpened => {
+                "see that the root is an encrypted volume which trustee-unlock@ opens: root= and rd.luks.name= \
+                 on the kernel command line"
+            }
+            Self::NotMounted { .. } => "run it after sysroot.mount",
+            Self::NoBlockDevice { .. } => {
+                "boot from an encrypted volume; run the guard before anything is mounted over the root"
+            }
+            Self::Foreign { .. } | Self::NotAsOpened { .. } => {
+                "somebody has put another disk, or another file system with the root's UUID or label, in its \
+                 place: do not boot it; look at root= and at the disks of this machine"
+            }
+            Self::Unreadable { .. } => "mount /proc and /sys",
+        }
+        .to_owned()
+    }
+}
+
+/// LVM on RAID on crypt is three; more is a loop.
+const DEPTH: usize = 6;
+
+#[cfg(test)]
+mod tests;

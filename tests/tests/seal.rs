@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is booted cannot fetch the disk's secret again: a real agent, a real TPM, a KBS under the operator's
+//! policies.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use kbs_protocol::Owner;
+use serde_json::json;
+use sheepfold_tests::world::{Node, World};
+
+/// An enrolled node of a KBS that has the operator's policies.
+fn world() -> (World, Node) {
+    let (world, node, _) = World::enrolled().unwrap();
+    let upload = |operation: &[&str], text: &str| {
+        let done = world.lab.admin(operation, text.as_bytes()).unwrap();
+        assert_eq!(done.code, Some(0), "{done}");
+    };
+    upload(&["set-attestation-policy"], ATTESTATION);
+    upload(&["set-resource-policy"], RESOURCE);
+    let options = json!({ "evidence": ["tpm"], "identity": "ak" });
+    world
+        .set_reference_value("sheepfold_options", &options)
+        .unwrap();
+    (world, node)
+}
+
+/// Attack f: the booted system attests again and asks for the disk's secret.
+#[test]
+fn after_the_seal_the_disks_secret_is_refused() {
+    let (mut world, _) = world();
+    let fetch = || world.run(world.agent(["fetch"])).unwrap();
+    let before = fetch();
+    assert_eq!(before.code, Some(0), "{before}");
+    let sealed = world.run(world.agent(["--json", "seal"])).unwrap();
+    assert_eq!(sealed.code, Some(0), "{sealed}");
+    let after = fetch();
+    assert_eq!(
+        after.code,
+        Some(Owner::Policy.exit_code().into()),
+        "{after}"
+    );
+    assert!(after.stdout.is_empty());
+    let again = world.run(world.agent(["seal"])).unwrap();
+    assert_eq!(again.code, Some(0), "{again}");
+    assert!(again.err().contains("sealed already"), "{again}");
+    // The next boot may.
+    world.tpm.restart().unwrap();
+    let next = world.run(world.agent(["fetch"])).unwrap();
+    assert_eq!(next.code, Some(0), "{next}");
+}
+
+/// What a confidential node boots, the agent has opened.
+#[test]
+fn a_root_that_the_agent_did_not_open_is_not_booted() {
+    let (world, _) = world();
+    let guarded = world.run(world.agent(["guard"])).unwrap();
+    assert_eq!(
+        guarded.code,
+        Some(Owner::Machine.exit_code().into()),
+        "{guarded}"
+    );
+    assert!(guarded.err().contains("opened no volume"), "{guarded}");
+}
+
+const ATTESTATION: &str = include_str!("../../operator/src/policy/attestation.rego");
+const RESOURCE: &str = include_str!("../../operator/src/policy/resource.rego");
