@@ -12,11 +12,12 @@ DIST    := $(TARGET)/dist/trustee-agent
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test demo bench lint dist install install-files
+.PHONY: help setup build test vm-test demo bench lint dist install install-files
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
 	@echo 'make test     everything that needs neither a virtual machine nor a cluster'
+	@echo 'make vm-test  machines that really boot, as root; STORY=reboot runs one of vm-tests/tests (several: in quotes)'
 	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
@@ -31,7 +32,14 @@ build: setup
 
 # The black-box tests start the built programs, so those come first.
 test: build
-	cargo test --locked --workspace
+	cargo test --locked --workspace --exclude sheepfold-vm-tests
+
+# Its own crate and its own target: a boot in software emulation takes a minute on a quiet machine. The trees and
+# images that it makes stay in $(TARGET)/cache, consoles and journals in $(TARGET)/vm-test.
+vm-test: build dist
+	@scripts/setup vm
+	cargo test --locked -p sheepfold-vm-tests $(if $(STORY),$(addprefix --test ,$(STORY)),--lib --tests) -- \
+		--include-ignored --nocapture --test-threads=1
 
 demo: build
 	@$(TARGET)/debug/demo

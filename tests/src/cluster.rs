@@ -42,12 +42,25 @@ impl Cluster {
     /// # Errors
     /// The file cannot be written.
     pub fn approve(&self, name: &str, pcrs: &[[u8; 32]]) -> Result<()> {
+        self.approve_tuple(name, &boot_tuple(pcrs))
+    }
+
+    /// Approves a boot: a JSON object of `pcr00` … `pcr23`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn approve_tuple(&self, name: &str, tuple: &serde_json::Value) -> Result<()> {
         // JSON is YAML.
-        let spec = format!(
-            "  referenceValues:\n    bootTuples: [{}]\n",
-            boot_tuple(pcrs)
-        );
+        let spec = format!("  referenceValues:\n    bootTuples: [{tuple}]\n");
         self.write("ApprovedImage", name, &spec)
+    }
+
+    /// Takes an approval back.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn disapprove(&self, name: &str) -> Result<()> {
+        Ok(fs::remove_file(self.dir.join(format!("{name}.yaml")))?)
     }
 
     /// Adds a machine from the registrar's record of its TPM.

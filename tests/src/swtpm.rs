@@ -97,6 +97,19 @@ impl SoftTpm {
         Ok(())
     }
 
+    /// An orderly shutdown for the last time: TPM2_Shutdown(CLEAR), power off. Its state is moved to `dir`, for a
+    /// machine that goes on with it.
+    ///
+    /// # Errors
+    /// The TPM does not answer, or its state cannot be moved.
+    pub fn shut_down(mut self, dir: &Path) -> Result<()> {
+        self.front.exchange().shutdown()?;
+        self.process.kill()?;
+        self.process.wait()?;
+        std::fs::copy(self.state.path().join(PERMANENT), dir.join(PERMANENT))?;
+        Ok(())
+    }
+
     /// Extends a SHA-256 PCR, as a bystander would.
     ///
     /// # Errors
@@ -208,3 +221,5 @@ fn power_on(dir: &Path) -> Result<(Child, UnixStream)> {
 
 /// The command socket in the TPM's directory.
 const SOCKET: &str = "swtpm.sock";
+/// What `swtpm` keeps for ever.
+const PERMANENT: &str = "tpm2-00.permall";
