@@ -11,6 +11,7 @@ use crate::path::Route;
 use crate::pe::{self, PeFacts, Section};
 use crate::sbat::SbatLevels;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The bootable parts of an image. Which of them count depends on the boot path.
@@ -47,6 +48,9 @@ pub struct ImageFacts {
     /// Which operating system, for people (os-release(5)).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os: Option<OsRelease>,
+    /// What its builder says that it measures: a hint to compare with, never a reference value.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claimed_pcrs: BTreeMap<u8, String>,
     /// GRUB's configurations. GRUB measures what it reads into PCR 9 and what it runs into PCR 8, which depend on
     /// each node's disk too: nothing is predicted from these, but a log can be held against them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -17,11 +17,13 @@ mod tree;
 
 pub use parts::{Architecture, Choice};
 
+use crate::bank::Digest;
 use crate::error::Error;
 use crate::facts::ImageFacts;
 use archive::{Entry, Kind};
 use content::Content;
-use std::io::Read;
+use sha2::{Digest as _, Sha256};
+use std::io::{self, Read};
 use tree::{Node, Tree};
 
 /// Looks through an image.
@@ -39,17 +41,28 @@ impl Scanner {
 
     /// Applies the next layer: a tar archive (POSIX.1-1988 ustar, PAX, GNU long names), plain or compressed with
     /// gzip (RFC 1952, several members) or zstd (RFC 8878, several frames). Whiteouts are those of the OCI image
-    /// specification. The reader is read up to the end of the archive; what follows is the caller's.
+    /// specification. Everything is read, and the digest (SHA-256) of the uncompressed archive is returned: the
+    /// layer's DiffID.
     ///
     /// # Errors
     /// [`Error::Malformed`] with the offset in the uncompressed archive; [`Error::Read`] for what the reader or
     /// the decompressor says; [`Error::TooLarge`] and [`Error::TooMany`] for more than any real image has.
-    pub fn layer(&mut self, layer: &mut dyn Read) -> Result<(), Error> {
-        let mut layer = compression::open(layer)?;
+    pub fn layer(&mut self, layer: &mut dyn Read) -> Result<Digest, Error> {
+        let mut layer = Hashed {
+            source: compression::open(layer)?,
+            hasher: Sha256::new(),
+        };
         self.tree.begin_layer();
         let done = archive::walk(&mut layer, &mut |entry| self.entry(entry));
         self.tree.end_layer();
-        done
+        done?;
+        let rest = io::copy(&mut layer, &mut io::sink());
+        rest.map_err(|error| Error::Read {
+            structure: "layer",
+            offset: 0,
+            why: error.to_string(),
+        })?;
+        Ok(Digest::new(layer.hasher.finalize().to_vec()))
     }
 
     /// A regular file of a directory that is no archive: an ESP, a mounted image.
@@ -126,6 +139,19 @@ impl Scanner {
             }
             Kind::Other => self.tree.put(&path, None),
         }
+    }
+}
+
+struct Hashed<'a> {
+    source: Box<dyn Read + 'a>,
+    hasher: Sha256,
+}
+
+impl Read for Hashed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer)?;
+        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        Ok(read)
     }
 }
 

@@ -20,7 +20,8 @@ use std::process::ExitCode;
 
 /// From bootable images and platforms to the PCR values that machines will show.
 ///
-/// An IMAGE is a directory (a mounted image, an ESP), or a document that `refvals image` wrote.
+/// An IMAGE is host/repository@sha256:… in a registry, an OCI layout or an uncompressed archive of one, any other
+/// directory (a mounted image, an ESP), or a document that `refvals image` wrote.
 /// A PLATFORM is profile:NAME, a file of firmware's flash (OVMF_VARS…), a directory of efivarfs, an event log, or
 /// a document that `refvals platform` wrote.
 ///

@@ -39,6 +39,50 @@ pub enum Error {
         /// The image.
         image: String,
     },
+    /// Bytes that are not those that were named.
+    #[error("{what} is not what was named: expected {expected}, found {found}")]
+    Digest {
+        /// What was read.
+        what: String,
+        /// The digest that named it.
+        expected: String,
+        /// Its digest.
+        found: String,
+    },
+    /// A blob that ended before its end, or went on after it.
+    #[error("{what} could not be read to its end: {why}")]
+    Cut {
+        /// Its digest.
+        what: String,
+        /// What the connection or the disk said.
+        why: String,
+    },
+    /// No answer.
+    #[error("the registry {host} cannot be reached: {why}")]
+    Unreachable {
+        /// Whom we asked.
+        host: String,
+        /// What the network said.
+        why: String,
+    },
+    /// An answer that is no.
+    #[error("the registry {host} refuses {what} with status {status}")]
+    Registry {
+        /// Who answered.
+        host: String,
+        /// What we asked for.
+        what: String,
+        /// Status code of HTTP.
+        status: u16,
+    },
+    /// A signature that should be there.
+    #[error("{digest} is not signed: {why}")]
+    Unsigned {
+        /// The image.
+        digest: String,
+        /// What is missing.
+        why: &'static str,
+    },
     /// A document that is not what its format says.
     #[error("{what} is not valid: {why}")]
     Document {
@@ -75,13 +119,24 @@ impl Blame for Error {
             Self::Boot(error) => error.owner(),
             Self::Io { .. } => Owner::Machine,
             Self::Reference { .. } | Self::NoRoute { .. } => Owner::Configuration,
-            Self::Document { .. } => Owner::Data,
+            Self::Document { .. } | Self::Digest { .. } => Owner::Data,
+            Self::Cut { .. } | Self::Unreachable { .. } => Owner::Network,
+            Self::Registry { status, .. } => match status {
+                401 | 403 | 404 => Owner::Configuration,
+                _ => Owner::Server,
+            },
+            Self::Unsigned { .. } => Owner::Policy,
         }
     }
 
     fn persistence(&self) -> Persistence {
         match self {
             Self::Boot(error) => error.persistence(),
+            Self::Cut { .. } | Self::Unreachable { .. } => Persistence::Temporary,
+            Self::Registry {
+                status: 429 | 500..=599,
+                ..
+            } => Persistence::Temporary,
             _ => Persistence::Permanent,
         }
     }
@@ -94,6 +149,21 @@ impl Blame for Error {
             Self::NoRoute { .. } => {
                 "look at what `refvals image` finds in it, or state `--boot-path`"
             }
+            Self::Digest { .. } => {
+                "do not approve this image; fetch it from another place and compare"
+            }
+            Self::Cut { .. } => "try again",
+            Self::Unreachable { .. } => {
+                "look at the address, `HTTPS_PROXY`, and `--ca` when the registry has its own"
+            }
+            Self::Registry {
+                status: 401 | 403, ..
+            } => "log in to the registry, and name the file with `--authfile`",
+            Self::Registry { status: 404, .. } => {
+                "look at repository and digest: the registry does not have it"
+            }
+            Self::Registry { .. } => "try again; if it stays, ask whoever runs the registry",
+            Self::Unsigned { .. } => "have the image signed, or look whether this is the key",
             Self::Document { .. } => "make the document again",
         }
         .to_owned()

@@ -2,6 +2,7 @@
 
 //! Arguments that several commands take, and what they stand for.
 
+use super::output::Bar;
 use crate::{Error, platform, source};
 use clap::{Args, ValueEnum};
 use measured_boot::bank;
@@ -9,6 +10,7 @@ use measured_boot::facts::ImageFacts;
 use measured_boot::image::{Architecture, Choice};
 use measured_boot::path::{BootPath, Fallback, Route};
 use measured_boot::platform::PlatformFacts;
+use std::path::PathBuf;
 
 /// An image, and what a person decides about it.
 #[derive(Debug, Args)]
@@ -17,7 +19,7 @@ pub(super) struct OneImage {
     #[arg(value_name = "IMAGE")]
     image: String,
     #[command(flatten)]
-    choice: ChoiceArgs,
+    how: How,
 }
 
 #[derive(Debug, Args)]
@@ -73,16 +75,63 @@ impl ChoiceArgs {
 
 impl OneImage {
     pub(super) fn load(&self) -> Result<ImageFacts, Error> {
-        load(&self.image, &self.choice)
+        self.how.load(&self.image)
     }
 }
 
-pub(super) fn load(image: &str, choice: &ChoiceArgs) -> Result<ImageFacts, Error> {
-    let choice = choice.get();
-    let mut facts = source::load(image, &choice)?;
-    // A document that was made before may be read with another boot path.
-    facts.route = choice.route.or(facts.route);
-    Ok(facts)
+/// How to open images.
+#[derive(Debug, Args)]
+pub(super) struct How {
+    #[command(flatten)]
+    choice: ChoiceArgs,
+    /// Credentials for registries (containers-auth.json); default: those of podman or docker.
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+    /// Certificate authorities of registries, PEM; default: the system's.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// HOST=MIRROR[/PREFIX]: ask this mirror first.
+    #[arg(long, value_name = "HOST=MIRROR")]
+    mirror: Vec<String>,
+    /// Speak to this host without TLS, in a laboratory.
+    #[arg(long, value_name = "HOST")]
+    plain_http: Vec<String>,
+    /// Insist on a signature by this public key (PEM), as cosign keeps it.
+    #[arg(long, value_name = "FILE")]
+    cosign_key: Option<PathBuf>,
+    /// Do not use, and do not keep, facts of this digest from before.
+    #[arg(long)]
+    no_cache: bool,
+}
+
+impl How {
+    pub(super) fn load(&self, image: &str) -> Result<ImageFacts, Error> {
+        let mut bar = Bar::new();
+        let facts = source::load(image, &self.options(), &mut |done, all| bar.set(done, all));
+        bar.end();
+        facts
+    }
+
+    fn options(&self) -> source::Options {
+        source::Options {
+            choice: self.choice.get(),
+            access: source::Access {
+                auth_file: self.authfile.clone(),
+                ca_file: self.ca.clone(),
+                mirrors: self.mirror.clone(),
+                plain_http: self.plain_http.clone(),
+            },
+            cosign_key: self.cosign_key.clone(),
+            cache: cache().filter(|_| !self.no_cache),
+        }
+    }
+}
+
+/// XDG base directories.
+fn cache() -> Option<PathBuf> {
+    let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    Some(set.or_else(home)?.join("refvals"))
 }
 
 /// A platform.

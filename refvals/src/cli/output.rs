@@ -3,8 +3,9 @@
 //! Where answers and errors go.
 
 use crate::Error;
+use indicatif::{ProgressBar, ProgressStyle};
 use kbs_protocol::Blame;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -31,6 +32,35 @@ pub(super) fn write_or_say(file: Option<&Path>, text: &str) -> Result<(), Error>
         None => {
             say(text);
             Ok(())
+        }
+    }
+}
+
+/// A bar for the bytes of an image, where somebody watches.
+pub(super) struct Bar(Option<ProgressBar>);
+
+impl Bar {
+    pub(super) fn new() -> Self {
+        Self(None)
+    }
+
+    /// How many bytes, of how many.
+    pub(super) fn set(&mut self, done: u64, all: u64) {
+        if !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = self.0.get_or_insert_with(|| {
+            let bar = ProgressBar::new(all);
+            let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {eta} left");
+            style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
+        });
+        bar.set_position(done);
+    }
+
+    /// Takes the bar away.
+    pub(super) fn end(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
         }
     }
 }

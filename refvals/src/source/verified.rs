@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A blob on its way: hashed while it is read, and refused at its end when it is another one than was named.
+
+use super::oci::Descriptor;
+use crate::Error;
+use sha2::{Digest as _, Sha256};
+use std::io::{self, Read};
+
+pub(super) struct Verified<'a> {
+    source: Box<dyn Read + 'a>,
+    hasher: Sha256,
+    expected: String,
+    size: Option<u64>,
+    count: u64,
+    failed: Option<String>,
+    report: Option<&'a mut dyn FnMut(u64)>,
+}
+
+impl<'a> Verified<'a> {
+    pub(super) fn new(source: Box<dyn Read + 'a>, descriptor: &Descriptor) -> Result<Self, Error> {
+        let hex = descriptor
+            .digest
+            .strip_prefix("sha256:")
+            .unwrap_or_default();
+        if hex.len() != 64 || !hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(Error::Reference {
+                got: descriptor.digest.clone(),
+                expected: "a digest: sha256: and 64 lower-case hexadecimal digits",
+            });
+        }
+        Ok(Self {
+            source,
+            hasher: Sha256::new(),
+            expected: descriptor.digest.clone(),
+            size: descriptor.size,
+            count: 0,
+            failed: None,
+            report: None,
+        })
+    }
+
+    pub(super) fn report(&mut self, report: &'a mut dyn FnMut(u64)) {
+        self.report = Some(report);
+    }
+
+    /// Reads what is left, and compares. Whatever went wrong before (`error`) may be due to the wrong bytes, so that
+    /// the digest is named first. Returns the number of bytes.
+    pub(super) fn finish_or(mut self, error: Option<measured_boot::Error>) -> Result<u64, Error> {
+        if self.failed.is_none() {
+            // The failure is kept.
+            let _ = io::copy(&mut self, &mut io::sink());
+        }
+        if let Some(why) = self.failed {
+            return Err(Error::Cut {
+                what: self.expected,
+                why,
+            });
+        }
+        let found = format!("sha256:{:x}", self.hasher.finalize());
+        if found != self.expected {
+            return Err(Error::Digest {
+                what: "a blob".to_owned(),
+                expected: self.expected,
+                found,
+            });
+        }
+        match error {
+            Some(error) => Err(error.into()),
+            None => Ok(self.count),
+        }
+    }
+}
+
+impl Read for Verified<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read(buffer).inspect_err(|error| {
+            if error.kind() != io::ErrorKind::Interrupted {
+                self.failed = Some(error.to_string());
+            }
+        })?;
+        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        self.count = self
+            .count
+            .saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+        if self.size.is_some_and(|size| self.count > size) {
+            let why = format!(
+                "longer than the {} bytes that were announced",
+                self.size.unwrap_or_default()
+            );
+            self.failed = Some(why.clone());
+            return Err(io::Error::other(why));
+        }
+        if let Some(report) = &mut self.report {
+            report(self.count);
+        }
+        Ok(read)
+    }
+}
