@@ -7,10 +7,11 @@ mod arguments;
 mod output;
 mod table;
 
-use crate::{Error, platform};
-use arguments::{Bank, Format, OneImage, OnePlatform, Path, Pcrs};
+use crate::{Error, explain, platform};
+use arguments::{Bank, Format, How, OneImage, OnePlatform, Path, Pcrs};
 use clap::{Parser, Subcommand};
-use measured_boot::combine::Tuple;
+use measured_boot::combine::{Approved, Boot, Combination, Rollout, Tuple, combine};
+use measured_boot::eventlog::EventLog;
 use measured_boot::predict::{Prediction, candidates};
 use output::{failure, say, write_or_say};
 use serde_json::json;
@@ -74,6 +75,45 @@ enum Command {
         #[command(flatten)]
         format: Format,
     },
+    /// The boots that machines may show while they go from one image to the next: whole tuples, never lists per PCR.
+    Combine {
+        /// The images, in the order of the updates; each may be rolled back.
+        #[arg(value_name = "IMAGE", required = true)]
+        images: Vec<String>,
+        #[command(flatten)]
+        how: How,
+        /// A platform; several, separated by commas, are one platform whose variables change in this order.
+        #[arg(long, value_name = "PLATFORM[,PLATFORM…]", required = true)]
+        platform: Vec<String>,
+        /// Accept also the moment in which a new shim lies beside the old boot loader.
+        #[arg(long)]
+        partial_esp: bool,
+        #[command(flatten)]
+        path: Path,
+        #[command(flatten)]
+        bank: Bank,
+        #[command(flatten)]
+        pcrs: Pcrs,
+        #[command(flatten)]
+        format: Format,
+    },
+    /// Hold a machine's event log against a prediction, and name the first difference.
+    Explain {
+        #[command(flatten)]
+        image: OneImage,
+        #[command(flatten)]
+        platform: OnePlatform,
+        #[command(flatten)]
+        path: Path,
+        #[command(flatten)]
+        bank: Bank,
+        /// The log, as /sys/kernel/security/tpm0/binary_bios_measurements has it.
+        #[arg(long, value_name = "FILE")]
+        event_log: PathBuf,
+        /// Write a page too that shows prediction beside reality.
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+    },
 }
 
 /// Runs the command line; the arguments begin with the program's name.
@@ -130,8 +170,128 @@ fn execute(command: Command) -> Result<ExitCode, Error> {
                 || json!({"image": image.name, "platform": platform.platform, "path": path, "bank": bank.get()}),
             ));
         }
+        Command::Combine {
+            images,
+            how,
+            platform,
+            partial_esp,
+            path,
+            bank,
+            pcrs,
+            format,
+        } => {
+            let rollout = rollout(&images, &how, &platform, partial_esp, &path, &bank)?;
+            let reachable = combine(&rollout)?;
+            let boots: Vec<(Tuple, Vec<String>)> = reachable
+                .boots
+                .iter()
+                .map(|(tuple, boot)| (tuple.clone(), remarks(boot)))
+                .collect();
+            say(&table::boots(
+                &boots,
+                &pcrs,
+                format.get(),
+                || json!({"images": images, "platforms": platform, "bank": bank.get(), "deadEnds": reachable.dead_ends}),
+            ));
+            for (combination, why) in &reachable.dead_ends {
+                eprintln!("refvals: {} does not start: {why}", parts(combination));
+            }
+        }
+        Command::Explain {
+            image,
+            platform,
+            path,
+            bank,
+            event_log,
+            html,
+        } => {
+            let image = image.load()?;
+            let platform = platform.load()?;
+            let path = path.along(&image)?;
+            let bytes = std::fs::read(&event_log).map_err(Error::io("read", &event_log))?;
+            let log = EventLog::parse(&bytes)?;
+            let predictions = candidates(&image, &platform, &path)?;
+            let (prediction, explanation) = explain::closest(&log, &predictions, bank.get())?;
+            if let Some(html) = html {
+                let title = format!("{} on {}", image.name, platform.platform);
+                let page = explain::page(&log, prediction, &explanation, &title)?;
+                write_or_say(Some(&html), &page)?;
+            }
+            say(&format!("{explanation}\n"));
+            if !explanation.agrees() {
+                return Ok(ExitCode::from(NO));
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Images in a row of updates, and platforms, some of which become others.
+fn rollout(
+    images: &[String],
+    how: &How,
+    platforms: &[String],
+    partial_esp: bool,
+    path: &Path,
+    bank: &Bank,
+) -> Result<Rollout, Error> {
+    let mut approved = Vec::new();
+    for image in images {
+        let facts = how.load(image)?;
+        let path = path.along(&facts)?;
+        approved.push(Approved { facts, path });
+    }
+    let (mut all, mut changes) = (Vec::new(), Vec::new());
+    for row in platforms {
+        for (place, source) in row.split(',').enumerate() {
+            let next = all.len();
+            if let Some(last) = next.checked_sub(1).filter(|_| place > 0) {
+                changes.push((last, next));
+            }
+            all.push(platform::load(source, None)?);
+        }
+    }
+    Ok(Rollout {
+        updates: (1..approved.len())
+            .map(|next| (next.saturating_sub(1), next))
+            .collect(),
+        images: approved,
+        platforms: all,
+        platform_updates: changes,
+        bank: bank.get(),
+        phases: Vec::new(),
+        partial_esp,
+    })
+}
+
+fn remarks(boot: &Boot) -> Vec<String> {
+    let unobserved = boot
+        .unobserved
+        .iter()
+        .map(|what| format!("nobody has seen yet: {what}"));
+    [parts(&boot.combination)]
+        .into_iter()
+        .chain(unobserved)
+        .collect()
+}
+
+fn parts(combination: &Combination) -> String {
+    let Combination {
+        shim,
+        boot_loader,
+        deployment,
+        platform,
+        ..
+    } = combination;
+    match (shim == deployment, boot_loader == deployment) {
+        (true, true) => format!("{deployment} on {platform}"),
+        (_, _) if shim == boot_loader => {
+            format!("{deployment} behind the boot loader of {shim} on {platform}")
+        }
+        _ => format!(
+            "{deployment} behind shim of {shim} and the boot loader of {boot_loader} on {platform}"
+        ),
+    }
 }
 
 /// Each prediction as a tuple, with what is uncertain about it.
@@ -151,6 +311,8 @@ fn pretty(json: &serde_json::Value) -> String {
 }
 
 const USAGE: u8 = 2;
+/// The answer is no.
+const NO: u8 = 1;
 
 #[cfg(test)]
 mod tests {

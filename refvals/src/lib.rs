@@ -17,6 +17,7 @@
 
 pub mod cli;
 mod error;
+pub mod explain;
 pub mod platform;
 pub mod source;
 
