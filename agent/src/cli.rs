@@ -29,6 +29,11 @@ pub enum Command {
         /// Which one.
         resource: Resource,
     },
+    /// Fetch this node's Ignition config and put it where Ignition looks.
+    FetchConfig {
+        /// The file system in which Ignition runs.
+        root: PathBuf,
+    },
     /// Prove to the registrar that the key lives in a TPM it knows.
     Enroll,
     /// Show what this node is and whom it trusts. Asks no server.
@@ -103,6 +108,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     let mut json = false;
     let mut path = None;
     let mut volume = None;
+    let mut root = None;
     let mut token_from_stdin = false;
     let mut or_poweroff = false;
     let mut words: Vec<String> = Vec::new();
@@ -113,6 +119,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             Long("json") => json = true,
             Long("path") => path = Some(parser.value()?.string()?),
             Long("volume") => volume = Some(parser.value()?.parse::<Volume>()?),
+            Long("root") => root = Some(PathBuf::from(parser.value()?)),
             Long("token") => {
                 let value = parser.value()?;
                 if value != "-" {
@@ -159,6 +166,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
                 (None, volume) => Resource::Volume(volume.unwrap_or_default()),
             },
         },
+        ["fetch-config"] => Command::FetchConfig {
+            root: root.take().unwrap_or_else(|| "/".into()),
+        },
         ["enroll"] => Command::Enroll,
         ["status"] => Command::Status,
         ["explain"] if std::mem::take(&mut token_from_stdin) => Command::ExplainToken,
@@ -187,6 +197,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     }
     if volume.is_some() {
         return Err("--volume goes with `fetch` and `explain` without --token only".into());
+    }
+    if root.is_some() {
+        return Err("--root goes with `fetch-config` only".into());
     }
     if token_from_stdin {
         return Err("--token goes with `explain` only".into());
@@ -255,6 +268,9 @@ Commands:
   fetch [--volume NAME | --path PATH]
                        write the secret of a volume (default: root) to standard output, from where
                        kbs.path of agent.toml says; or the resource at PATH
+  fetch-config [--root DIR]
+                       fetch this node's Ignition config from where ignition.path of agent.toml says, check
+                       it, and put it where Ignition looks, below DIR (default: /)
   enroll               prove once to the registrar that this node's key lives in its TPM
   status               show this node's id, keys and trust anchors; asks no server
   explain [--volume NAME | --token -]
@@ -324,6 +340,12 @@ mod tests {
         );
         assert_eq!(command(&["./trustee-agent", "attest"]), Command::Attest);
         assert_eq!(command(&["./trustee-agent", "enroll"]), Command::Enroll);
+        for (line, root) in [
+            (&["t", "fetch-config"][..], "/"),
+            (&["t", "--root", "/sysroot", "fetch-config"], "/sysroot"),
+        ] {
+            assert_eq!(command(line), Command::FetchConfig { root: root.into() });
+        }
         assert_eq!(
             command(&["t", "explain", "--token", "-"]),
             Command::ExplainToken
@@ -345,6 +367,7 @@ mod tests {
             (&["t", "fetsch"], "\"fetsch\""),
             (&["t", "attest", "now"], "\"attest now\""),
             (&["t", "attest", "--path", "a/b/c"], "`fetch` only"),
+            (&["t", "fetch", "--root", "/"], "`fetch-config` only"),
             (&["t", "attest", "--token", "-"], "`explain` only"),
             (&["t", "attest", "--volume", "data"], "`fetch`"),
             (

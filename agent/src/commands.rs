@@ -7,6 +7,7 @@ mod doctor;
 mod enroll;
 mod explain;
 mod fetch;
+mod fetch_config;
 mod guard;
 mod pin;
 mod seal;
@@ -43,6 +44,7 @@ fn dispatch(
     let outcome = match command {
         Command::Attest => attest::run(&config, json),
         Command::Fetch { resource } => fetch::run(&config, &resource, json),
+        Command::FetchConfig { root } => fetch_config::run(&config, &root, json),
         Command::Enroll => enroll::run(&config, json),
         Command::Status => status::run(&config, json),
         Command::Explain { volume } => explain::run(&config, &volume, json),

@@ -12,12 +12,14 @@ mod check;
 mod duration;
 mod enroll;
 mod error;
+mod ignition;
 mod server;
 
 pub use anchors::Anchors;
 pub use boot::{Boot, Seal};
 pub use enroll::Enroll;
 pub use error::ConfigError;
+pub use ignition::Ignition;
 pub use server::ServerUrl;
 
 pub(crate) use anchors::{certificates, sha256_hex};
@@ -49,6 +51,8 @@ pub struct Config {
     pub binding: Binding,
     /// How strict the initramfs is, and how it ends.
     pub boot: Boot,
+    /// Where this node's Ignition config lies, if it comes out of an attestation.
+    pub ignition: Option<Ignition>,
     files: Files,
 }
 
@@ -82,6 +86,8 @@ pub struct Timeouts {
     pub decrypt: Option<Duration>,
     /// `clevis encrypt`, all attempts together; it also waits for the network of a first boot.
     pub encrypt: Option<Duration>,
+    /// `trustee-agent fetch-config`, all attempts together; a first boot waits for ever.
+    pub config: Option<Duration>,
 }
 
 /// `[tpm]`.
@@ -204,6 +210,7 @@ impl Config {
                 fetch: duration::deadline("timeouts.fetch", &raw.timeouts.fetch)?,
                 decrypt: duration::deadline("timeouts.decrypt", &raw.timeouts.decrypt)?,
                 encrypt: duration::deadline("timeouts.encrypt", &raw.timeouts.encrypt)?,
+                config: duration::deadline("timeouts.config", &raw.timeouts.config)?,
             },
             tpm: Tpm {
                 tcti: raw.tpm.tcti,
@@ -212,6 +219,7 @@ impl Config {
             mode: raw.trust.mode,
             binding: raw.secret.binding,
             boot: Boot::parse(raw.boot)?,
+            ignition: raw.ignition.map(Ignition::parse).transpose()?,
             files: Files {
                 ca: raw.kbs.ca_file,
                 init_data: raw.kbs.init_data_file,

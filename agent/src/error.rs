@@ -5,6 +5,7 @@
 use crate::config::ConfigError;
 use crate::evidence::EvidenceError;
 use crate::guard::GuardError;
+use crate::ignition::IgnitionError;
 use crate::kbs::KbsError;
 use crate::measure::MeasureError;
 use crate::state::StateError;
@@ -41,6 +42,9 @@ pub enum Error {
     /// The memory of this boot.
     #[error(transparent)]
     State(#[from] StateError),
+    /// An Ignition config, or what would take its place.
+    #[error(transparent)]
+    Ignition(#[from] IgnitionError),
     /// A path, or what the KBS stores.
     #[error(transparent)]
     Protocol(#[from] kbs_protocol::Error),
@@ -80,6 +84,7 @@ impl Error {
             Self::Guard(error) => Some(error),
             Self::Measure(error) => Some(error),
             Self::State(error) => Some(error),
+            Self::Ignition(error) => Some(error),
             Self::Protocol(error) => Some(error),
             Self::NoNodeKey | Self::NoToken(_) | Self::Pin(_) | Self::Io { .. } => None,
         }

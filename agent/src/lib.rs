@@ -13,6 +13,7 @@ pub mod exit;
 pub mod explain;
 pub mod guard;
 pub mod harden;
+pub mod ignition;
 pub mod initramfs;
 pub mod kbs;
 pub mod measure;

@@ -83,6 +83,13 @@ install() {
         inst_simple "$moddir/quiet-tss.conf" "$systemdsystemunitdir/$unit.service.d/60-trustee.conf"
     done
 
+    # With [ignition] in agent.toml, Ignition takes the attested config and says nothing about it.
+    if grep -Eq '^[[:space:]]*(\[[[:space:]]*)?"?ignition\b' "$dracutsysrootdir$agent_toml"; then
+        for unit in fetch-offline fetch kargs disks mount files; do
+            inst_simple "$moddir/attested-config.conf" "$systemdsystemunitdir/ignition-$unit.service.d/65-trustee.conf"
+        done
+    fi
+
     # The network must be up before the root is. No ip= beside it: NetworkManager, network-legacy and
     # systemd-networkd of dracut 106 take every wired interface by themselves, an ip= on the kernel command
     # line still wins, and the value that suits one of them stops another.

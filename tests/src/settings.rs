@@ -17,6 +17,8 @@ pub struct Settings {
     pub insecure_http: bool,
     /// `enroll.registrar`.
     pub registrar: Option<String>,
+    /// `ignition.path`.
+    pub ignition: Option<String>,
     /// `tpm.tcti`.
     pub tcti: String,
     /// `trust.mode`.
@@ -27,7 +29,7 @@ pub struct Settings {
     pub connect: &'static str,
     /// `timeouts.request`.
     pub request: &'static str,
-    /// `timeouts.fetch`, `decrypt` and `encrypt`: none of them may wait for ever in a test.
+    /// `timeouts.fetch`, `decrypt`, `encrypt` and `config`: none of them may wait for ever in a test.
     pub overall: &'static str,
 }
 
@@ -40,6 +42,7 @@ impl Settings {
             path: "default/{node}/root".to_owned(),
             insecure_http: false,
             registrar: None,
+            ignition: None,
             tcti,
             mode: "measured",
             binding: "required",
@@ -67,11 +70,14 @@ impl Settings {
             self.connect,
             self.request,
         );
-        for name in ["fetch", "decrypt", "encrypt"] {
+        for name in ["fetch", "decrypt", "encrypt", "config"] {
             let _ = writeln!(text, "{name} = {:?}", self.overall);
         }
         if let Some(registrar) = &self.registrar {
             let _ = write!(text, "\n[enroll]\nregistrar = {registrar:?}\n");
+        }
+        if let Some(path) = &self.ignition {
+            let _ = write!(text, "\n[ignition]\npath = {path:?}\n");
         }
         let _ = write!(
             text,

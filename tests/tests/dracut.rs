@@ -70,6 +70,7 @@ fn whole_life(suite: Suite, tsm: &str) {
     units_are_quiet(&root);
     the_tpm_library_loads(&image.tree);
     a_volume_binds_and_opens(&root, &image.tree);
+    ignition_takes_the_attested_config(&root, &config);
     no_image_is_better(&root, &config);
 }
 
@@ -308,6 +309,25 @@ fn a_volume_binds_and_opens(root: &NodeRoot, tree: &Tree) {
 }
 
 /// A configuration that cannot be honoured stops the build.
+/// The drop-ins hide the vendor's base configs unless `fetch-config` copies them: they come with `[ignition]` only.
+fn ignition_takes_the_attested_config(root: &NodeRoot, config: &str) {
+    let drop_in = |stage: &str| {
+        let units = "usr/lib/systemd/system";
+        root.tree.read(&format!(
+            "{UNPACKED}/{units}/ignition-{stage}.service.d/65-trustee.conf"
+        ))
+    };
+    assert!(!config.contains("[ignition]") && drop_in("fetch").is_err());
+    let with = format!("{config}\n[ignition]\npath = \"default/{{node}}/ignition\"\n");
+    root.tree.write(CONFIG, with).unwrap();
+    root.dracut(&[QUICK, NO_KERNEL].concat()).unwrap();
+    for stage in ["fetch-offline", "fetch", "kargs", "disks", "mount", "files"] {
+        let text = drop_in(stage).unwrap();
+        let line = "\nEnvironment=IGNITION_SYSTEM_CONFIG_DIR=/run/trustee/ignition\n";
+        assert!(text.contains(line), "{text}");
+    }
+}
+
 fn no_image_is_better(root: &NodeRoot, config: &str) {
     let ca = "ca_file = \"/etc/trustee/kbs-ca.pem\"";
     assert!(config.contains(ca));

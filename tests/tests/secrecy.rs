@@ -12,6 +12,8 @@
 
 use std::fs;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sheepfold_tests::luks::Volume;
 use sheepfold_tests::process::Run;
 use sheepfold_tests::proxy::Proxy;
@@ -50,6 +52,40 @@ fn the_secret_is_seen_by_its_caller_only() {
         .success()
         .unwrap();
     assert_eq!(fetched.stdout, stored.content.expose());
+
+    // The node's Ignition config: in its two places, and one that cannot be used nowhere.
+    let key_in_config = STANDARD.encode([&b"the key of a node: "[..], &[0xfe; 21]].concat());
+    let config = format!(
+        r#"{{"ignition":{{"version":"3.4.0"}},"storage":{{"files":[{{"path":"/key","contents":{{"source":"data:,{key_in_config}"}}}}]}}}}"#
+    );
+    let path = stored.path.as_str().replace("/root", "/ignition");
+    let root = world.node_dir().join("initramfs");
+    fs::create_dir_all(root.join("proc")).unwrap();
+    fs::write(root.join("proc/cmdline"), "quiet").unwrap();
+    world.settings.ignition = Some("default/{node}/ignition".to_owned());
+    world.configure().unwrap();
+    for (text, code) in [
+        (config.replace("data:,", "https://"), 15),
+        (config.replace("3.4.0", &key_in_config), 15),
+        (config.replace("}}", ""), 15),
+        (config.clone(), 0),
+    ] {
+        world
+            .lab
+            .admin(&["set-resource", &path], text.as_bytes())
+            .unwrap();
+        for json in [None, Some("--json")] {
+            let run = world
+                .agent(json)
+                .args(["fetch-config", "--root"])
+                .arg(&root);
+            assert_eq!(watch.run(run).unwrap().code, Some(code));
+        }
+    }
+    let places = ["run/ignition", "run/trustee/ignition"].map(|place| root.join(place));
+    for place in &places {
+        assert_eq!(fs::read_to_string(place.join("user.ign")).unwrap(), config);
+    }
 
     // A volume, from bind to unbind.
     let volume = Volume::format(&world.node_dir(), "disk.img").unwrap();
@@ -151,9 +187,16 @@ fn the_secret_is_seen_by_its_caller_only() {
         .unwrap();
     scanner.add("the LUKS passphrase", &passphrase).unwrap();
     scanner.add("the share", &share).unwrap();
-    // The KBS keeps the secret; that is its duty.
+    scanner
+        .add("the key in the config", key_in_config.as_bytes())
+        .unwrap();
+    // The KBS keeps the secrets and Ignition gets its config; that is their duty.
     let leaks = watch
-        .leaks(&scanner, world.dir(), &[world.lab.dir()])
+        .leaks(
+            &scanner,
+            world.dir(),
+            &[world.lab.dir(), &places[0], &places[1]],
+        )
         .unwrap();
     assert_eq!(leaks, []);
 }

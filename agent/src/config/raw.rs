@@ -22,6 +22,7 @@ pub(super) struct Config {
     pub(super) secret: Secret,
     #[serde(default)]
     pub(super) boot: Boot,
+    pub(super) ignition: Option<Ignition>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +61,7 @@ pub(super) struct Timeouts {
     pub(super) fetch: String,
     pub(super) decrypt: String,
     pub(super) encrypt: String,
+    pub(super) config: String,
 }
 
 #[derive(Deserialize)]
@@ -89,6 +91,12 @@ pub(super) struct Boot {
     pub(super) allow_arguments: Vec<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ignition {
+    pub(super) path: String,
+}
+
 fn default_path() -> String {
     "default/{node}/root".to_owned()
 }
@@ -102,6 +110,7 @@ impl Default for Timeouts {
             fetch: "60s".to_owned(),
             decrypt: "90s".to_owned(),
             encrypt: "10m".to_owned(),
+            config: "0s".to_owned(),
         }
     }
 }

@@ -19,6 +19,7 @@ fn what_is_left_out_has_a_safe_default() {
     assert!(!config.kbs.insecure_http);
     assert!(config.boot.confidential && config.boot.allow_arguments.is_empty());
     assert_eq!(config.boot.seal, Seal::Pcr11);
+    assert_eq!(config.ignition, None);
     assert_eq!(config.tpm.tcti, "device:/dev/tpmrm0");
     assert_eq!(config.tpm.ak_handle, 0x8101_0002);
     let seconds = Duration::from_secs;
@@ -28,8 +29,13 @@ fn what_is_left_out_has_a_safe_default() {
         (seconds(5), seconds(30), seconds(1))
     );
     assert_eq!(
-        (t.fetch, t.decrypt, t.encrypt),
-        (Some(seconds(60)), Some(seconds(90)), Some(seconds(600)))
+        (t.fetch, t.decrypt, t.encrypt, t.config),
+        (
+            Some(seconds(60)),
+            Some(seconds(90)),
+            Some(seconds(600)),
+            None
+        )
     );
     let node = NodeId::from_spki_der(b"n");
     assert_eq!(
