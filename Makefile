@@ -76,4 +76,5 @@ install-files:
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man8 agent/man/trustee-agent.8
 	install -D -m 0755 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/module-setup.sh
 	install -m 0644 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/quiet-tss.conf dracut/65trustee/default.network \
-		dracut/65trustee/attested-config.conf
+		dracut/65trustee/attested-config.conf dracut/65trustee/trustee-config.service \
+		dracut/65trustee/after-attestation.conf dracut/65trustee/left-out.conf

@@ -83,11 +83,14 @@ install() {
         inst_simple "$moddir/quiet-tss.conf" "$systemdsystemunitdir/$unit.service.d/60-trustee.conf"
     done
 
-    # With [ignition] in agent.toml, Ignition takes the attested config and says nothing about it.
+    # With [ignition] in agent.toml, Ignition waits for the attested config, takes it and says nothing about it.
     if grep -Eq '^[[:space:]]*(\[[[:space:]]*)?"?ignition\b' "$dracutsysrootdir$agent_toml"; then
         for unit in fetch-offline fetch kargs disks mount files; do
             inst_simple "$moddir/attested-config.conf" "$systemdsystemunitdir/ignition-$unit.service.d/65-trustee.conf"
         done
+        inst_simple "$moddir/trustee-config.service" "$systemdsystemunitdir/trustee-config.service"
+        inst_simple "$moddir/after-attestation.conf" "$systemdsystemunitdir/ignition-fetch.service.d/66-trustee.conf"
+        inst_simple "$moddir/left-out.conf" "$systemdsystemunitdir/ignition-fetch-offline.service.d/66-trustee.conf"
     fi
 
     # The network must be up before the root is. No ip= beside it: NetworkManager, network-legacy and

@@ -321,6 +321,17 @@ fn ignition_takes_the_attested_config(root: &NodeRoot, config: &str) {
     let with = format!("{config}\n[ignition]\npath = \"default/{{node}}/ignition\"\n");
     root.tree.write(CONFIG, with).unwrap();
     root.dracut(&[QUICK, NO_KERNEL].concat()).unwrap();
+    let units = format!("{UNPACKED}/usr/lib/systemd/system");
+    let read = |file: &str| root.tree.read(&format!("{units}/{file}")).unwrap();
+    let fetch = read("ignition-fetch.service.d/66-trustee.conf");
+    assert!(fetch.contains("\nRequires=trustee-config.service\nAfter=trustee-config.service\n"));
+    let offline = read("ignition-fetch-offline.service.d/66-trustee.conf");
+    assert!(offline.ends_with("\n[Unit]\nConditionPathExists=!/\n"));
+    let option = format!("--root={UNPACKED}");
+    let unit = "trustee-config.service";
+    let run = ["systemd-analyze", &option, "--man=no", "verify", unit];
+    let said = root.tree.run(run).capture().unwrap().err();
+    assert!(!said.contains("trustee-config"), "{said}");
     for stage in ["fetch-offline", "fetch", "kargs", "disks", "mount", "files"] {
         let text = drop_in(stage).unwrap();
         let line = "\nEnvironment=IGNITION_SYSTEM_CONFIG_DIR=/run/trustee/ignition\n";
