@@ -72,7 +72,7 @@ impl Attest {
             clock: reader.u64()?,
             reset_count: reader.u32()?,
             restart_count: reader.u32()?,
-            safe: reader.u8()? != 0,
+            safe: reader.yes_no()?,
             firmware_version: reader.u64()?,
             pcr_selections: reader.pcr_selections()?,
             pcr_digest: reader.sized()?.to_vec(),
@@ -180,6 +180,15 @@ impl<'a> Reader<'a> {
         self.array().map(u8::from_be_bytes)
     }
 
+    /// TPMI_YES_NO (Part 2, 9.2): a TPM writes nothing else.
+    fn yes_no(&mut self) -> Result<bool, Error> {
+        match self.u8()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => self.wrong(format!("{other} where a TPM says 0 or 1")),
+        }
+    }
+
     fn u16(&mut self) -> Result<u16, Error> {
         self.array().map(u16::from_be_bytes)
     }
@@ -274,6 +283,19 @@ mod tests {
         assert_eq!(attest.firmware_version, 0x2019_1023_0016_3636);
         assert_eq!(attest.pcr_digest, [0x33; 32]);
         attest.require_full_sha256_selection().unwrap();
+    }
+
+    #[test]
+    fn safe_is_yes_or_no() {
+        let mut bytes = quote("00000001000b03ffffff");
+        // After magic, type, two sized fields of 34 and 32 bytes, clock and two counters.
+        let safe = 6 + 36 + 34 + 16;
+        assert!(Attest::parse(&bytes).unwrap().safe);
+        bytes[safe] = 0;
+        assert!(!Attest::parse(&bytes).unwrap().safe);
+        bytes[safe] = 2;
+        let error = Attest::parse(&bytes).unwrap_err().to_string();
+        assert!(error.contains("0 or 1"), "{error}");
     }
 
     #[test]

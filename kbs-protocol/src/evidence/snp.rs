@@ -74,6 +74,7 @@ impl CertTable {
     pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
         Error::check_size(TABLE, bytes, TABLE_LIMIT)?;
         let mut entries = Vec::new();
+        let mut total = 0_usize;
         for entry in bytes.chunks(ENTRY) {
             let Ok(entry) = <&[u8; ENTRY]>::try_from(entry) else {
                 break;
@@ -89,6 +90,11 @@ impl CertTable {
             let data = bytes
                 .get(offset..end)
                 .ok_or_else(|| Error::malformed(TABLE, "a certificate lies outside of it"))?;
+            // Entries for the same bytes would make a large list of a small table.
+            total = total.saturating_add(length);
+            if total > bytes.len() {
+                return Err(Error::malformed(TABLE, "its certificates overlap"));
+            }
             if !data.is_empty() {
                 entries.push(CertTableEntry::new(guid, data.to_vec()));
             }
@@ -349,6 +355,10 @@ mod tests {
             let bytes = table(&[entry, (END, 0, 0)], &[1]);
             assert!(CertTable::parse(&bytes).is_err(), "{entry:?}");
         }
+        // Three entries for the same bytes would be more than the table.
+        let thrice = [(VCEK, 0, 60), (VLEK, 0, 60), (OTHER, 0, 60), (END, 0, 0)];
+        let overlapping = CertTable::parse(&table(&thrice, &[])).unwrap_err();
+        assert!(overlapping.to_string().contains("overlap"), "{overlapping}");
         assert!(CertTable::parse(&table(&[(VCEK, 0, 1)], &[])).is_err());
         assert!(CertTable::parse(&[0; 23]).is_err());
         assert!(CertTable::parse(&vec![0; 64 * 1024 + 1]).is_err());
