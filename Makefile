@@ -12,13 +12,14 @@ DIST    := $(TARGET)/dist/trustee-agent
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test vm-test demo bench lint dist install install-files
+.PHONY: help setup build test vm-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
 	@echo 'make test     everything that needs neither a virtual machine nor a cluster'
 	@echo 'make vm-test  machines that really boot, as root; STORY=reboot runs one of vm-tests/tests (several: in quotes)'
 	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
+	@echo 'make fuzz     libFuzzer on every parser of foreign bytes, TIME=60 seconds each, TARGETS="..." for some'
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
 	@echo 'make install  that agent, its Clevis links, its dracut module, its manual -> $$(DESTDIR)$(PREFIX)'
@@ -51,9 +52,29 @@ bench: build dist
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
 		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 
+TIME ?= 60
+TARGETS ?=
+
+fuzz: setup
+	scripts/fuzz $(TIME) $(TARGETS)
+
+# Without libFuzzer, on any toolchain: malformed cases, seeds, then mutated seeds for TIME seconds in all.
+FUZZ := --manifest-path fuzz/Cargo.toml --no-default-features
+fuzz-smoke: setup
+	cp Cargo.lock fuzz/Cargo.lock
+	cargo test $(FUZZ) --target-dir $(TARGET) --test targets
+	cargo run $(FUZZ) --target-dir $(TARGET) -q --bin mutate -- --seconds $(TIME) $(TARGETS)
+
+# The figures of docs/security.md.
+LONG := pin_token pin_header luks2_header tpm_evidence tpm_quote tpm_public snp_report snp_cert_table tdx_quote hcl_report
+fuzz-long: setup
+	cp Cargo.lock fuzz/Cargo.lock
+	cargo run $(FUZZ) --target-dir $(TARGET) -q --bin mutate -- --cases 1000000 $(LONG)
+
 # Twice: with the software TPM and without. Both times the whole workspace, so that dependencies are built once.
 lint: setup
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --workspace --no-default-features -- -D warnings
 	@scripts/check-dependencies
