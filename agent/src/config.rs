@@ -12,6 +12,7 @@ mod check;
 mod duration;
 mod enroll;
 mod error;
+mod evidence;
 mod ignition;
 mod server;
 
@@ -19,12 +20,14 @@ pub use anchors::Anchors;
 pub use boot::{Boot, Seal};
 pub use enroll::Enroll;
 pub use error::ConfigError;
+pub use evidence::Sources;
 pub use ignition::Ignition;
 pub use server::ServerUrl;
 
 pub(crate) use anchors::{certificates, sha256_hex};
 pub(crate) use error::Problem;
 
+use kbs_protocol::NodeId;
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::resource::PathTemplate;
 use serde::Deserialize;
@@ -43,6 +46,8 @@ pub struct Config {
     pub enroll: Option<Enroll>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
+    /// What this machine proves itself with.
+    pub evidence: Sources,
     /// Which TPM, and where its attestation key lives.
     pub tpm: Tpm,
     /// Whether this file or a LUKS token decides whom to trust.
@@ -212,6 +217,7 @@ impl Config {
                 encrypt: duration::deadline("timeouts.encrypt", &raw.timeouts.encrypt)?,
                 config: duration::deadline("timeouts.config", &raw.timeouts.config)?,
             },
+            evidence: Sources::parse(raw.evidence)?,
             tpm: Tpm {
                 tcti: raw.tpm.tcti,
                 ak_handle: raw.tpm.ak_handle,
@@ -225,6 +231,12 @@ impl Config {
                 init_data: raw.kbs.init_data_file,
             },
         })
+    }
+
+    /// The id that init-data assigns to this node, if it does.
+    pub fn assigned_id(&self) -> Option<NodeId> {
+        let init_data = InitDataToml::parse(self.kbs.init_data.as_ref()?).ok()?;
+        init_data.node_id().ok()?
     }
 
     /// A digest of what decides whom this node trusts: servers, anchors, path template and mode.
@@ -256,8 +268,8 @@ impl Config {
         if let Some(file) = &self.files.init_data {
             let path = directory.join(file);
             let text = read_text("kbs.init_data_file", &path, TEXT_LIMIT)?;
-            if let Err(error) = InitDataToml::parse(&text) {
-                let cure = "write version, algorithm and a [data] table of strings";
+            if let Err(error) = InitDataToml::parse(&text).and_then(|read| read.node_id()) {
+                let cure = "write version, algorithm and a [data] table of strings; uuid, if it is there, is a UUID";
                 return Err(ConfigError::value(
                     "kbs.init_data_file",
                     &path.display().to_string(),

@@ -24,9 +24,6 @@ pub enum Error {
     /// The TPM or TEE.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
-    /// This machine has no key that could name it.
-    #[error("no source of evidence on this machine has a key to derive the node id from")]
-    NoNodeKey,
     /// A token that wants to be followed where the configuration does not go.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -86,7 +83,7 @@ impl Error {
             Self::State(error) => Some(error),
             Self::Ignition(error) => Some(error),
             Self::Protocol(error) => Some(error),
-            Self::NoNodeKey | Self::NoToken(_) | Self::Pin(_) | Self::Io { .. } => None,
+            Self::NoToken(_) | Self::Pin(_) | Self::Io { .. } => None,
         }
     }
 }
@@ -107,9 +104,6 @@ impl Blame for Error {
 
     fn advice(&self) -> String {
         match self {
-            Self::NoNodeKey => {
-                "give the machine a TPM or vTPM, whose attestation key names the node".to_owned()
-            }
             Self::Pin(fault) => fault.advice().to_owned(),
             Self::NoToken(_) => {
                 "give one token and nothing else: three parts in base64url between two dots"

@@ -15,21 +15,21 @@ use std::path::Path;
 pub struct Node {
     /// The measured configuration.
     pub config: Config,
-    /// The name derived from the attestation key.
+    /// The name derived from the attestation key, or assigned by init-data.
     pub id: NodeId,
     evidence: Evidence,
 }
 
 impl Node {
-    /// Reads the configuration, opens the TPM, and makes its attestation key if there is none. All of it
+    /// Reads the configuration, opens the sources of evidence, and makes its attestation key if there is none. All of it
     /// before the first request: a session lives five minutes, and a slow TPM takes one of them for a key.
     ///
     /// # Errors
-    /// [`Error::Config`], [`Error::Evidence`] or [`Error::NoNodeKey`].
+    /// [`Error::Config`] or [`Error::Evidence`].
     pub fn open(config: &Path) -> Result<Self, Error> {
         let config = Config::load(config)?;
-        let evidence = evidence::open(Tee::Tpm, &config.tpm.tcti, config.tpm.ak_handle)?;
-        let id = evidence.node_id().ok_or(Error::NoNodeKey)?;
+        let evidence = evidence::open(&config)?;
+        let id = evidence.node_id()?;
         Ok(Self {
             config,
             id,

@@ -8,6 +8,7 @@ mod findings;
 use crate::config::{Config, ServerUrl};
 use crate::error::Error;
 use crate::evidence::tpm_status::{AkState, inspect};
+use crate::evidence::{self, EvidenceError};
 use crate::exit;
 use crate::kbs::{Client, KbsError, Probe};
 use crate::{report, trust};
@@ -37,11 +38,44 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
 
 /// The checks, in order.
 fn examine(config: &Config, path: &Path, checks: &mut Checks) -> Result<(), Broken> {
-    let node = check_tpm(config, checks)?;
+    check_processor(config, checks)?;
+    let node = match config.evidence.has_tpm() {
+        true => check_tpm(config, checks)?,
+        false => Some(check_assigned(config, checks)?),
+    };
     check_clock(path, SystemTime::now(), checks)?;
     let addresses = check_names(config, checks)?;
     check_tcp(config, &addresses, checks)?;
     check_servers(config, &node, checks)
+}
+
+/// Driver, interface and provider of each source that is no TPM; the sentence says which of them is missing.
+fn check_processor(config: &Config, checks: &mut Checks) -> Result<(), Broken> {
+    for tee in config.evidence.all().filter(|tee| *tee != Tee::Tpm) {
+        let what = evidence::attester(tee, &config.evidence, &config.tpm, None)
+            .and_then(|mut attester| attester.detect())
+            .map_err(|error| {
+                Broken::new("evidence", error.owner(), error.to_string(), error.advice())
+            })?;
+        checks.note("evidence", &what);
+    }
+    Ok(())
+}
+
+/// Without a TPM only init-data can name the node.
+fn check_assigned(config: &Config, checks: &mut Checks) -> Result<NodeId, Broken> {
+    let Some(id) = config.assigned_id() else {
+        let tee = config.evidence.primary;
+        let error = EvidenceError::Nameless { tee };
+        return Err(Broken::new(
+            "node id",
+            error.owner(),
+            error.to_string(),
+            error.advice(),
+        ));
+    };
+    checks.note("node id", &format!("{id}, assigned by init-data"));
+    Ok(id)
 }
 
 fn check_tpm(config: &Config, checks: &mut Checks) -> Result<Option<NodeId>, Broken> {
@@ -176,7 +210,7 @@ fn check_servers(
         .map_err(Error::from)
         .and_then(|target| Ok(Client::new(&target, &config.timeouts)?))
         .map_err(|error| broken(&error, "configuration"))?;
-    let mut probes = client.probe(Tee::Tpm).into_iter();
+    let mut probes = client.probe(config.evidence.primary).into_iter();
     let mut skews = Vec::new();
     each(
         "TLS and protocol",

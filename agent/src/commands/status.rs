@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `trustee-agent status`: what this node is and whom it trusts. Asks the TPM, asks no server, changes
-//! nothing.
+//! `trustee-agent status`: what this node is and whom it trusts. Asks the TPM and looks at the processor's
+//! interface, asks no server, changes nothing.
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::evidence::EvidenceError;
 use crate::evidence::tpm_status::{AkState, TpmReport, inspect};
+use crate::evidence::{self, EvidenceError};
 use crate::report;
+use kbs_protocol::Tee;
 use kbs_protocol::encoding::hex;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -16,7 +17,11 @@ use std::process::ExitCode;
 
 pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     let config = Config::load(path)?;
-    let tpm = inspect(&config.tpm.tcti, config.tpm.ak_handle).map_err(EvidenceError::from)?;
+    let tpm = match config.evidence.has_tpm() {
+        true => Some(inspect(&config.tpm.tcti, config.tpm.ak_handle).map_err(EvidenceError::from)?),
+        false => None,
+    };
+    let sources = sources(&config)?;
     let facts = json!({
         "ok": true,
         "config": path.display().to_string(),
@@ -27,47 +32,84 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "path": config.kbs.path.as_str(),
         "trust": config.mode.as_str(),
         "binding": config.binding.as_str(),
+        "evidence": sources.iter().map(|(tee, what)| json!({ "tee": tee, "what": what })).collect::<Vec<_>>(),
         "tpm": tpm,
     });
-    report::success(&facts, &text(path, &config, &tpm), json)
+    report::success(&facts, &text(path, &config, &tpm, &sources), json)
 }
 
-fn text(path: &Path, config: &Config, tpm: &TpmReport) -> String {
-    let mut rows: Vec<(&str, String)> = match &tpm.ak {
-        AkState::Ok {
+/// Each configured source, and what it offers. Of a TPM there is more to tell, below.
+fn sources(config: &Config) -> Result<Vec<(Tee, String)>, EvidenceError> {
+    let what = |tee| match tee {
+        Tee::Tpm => Ok("TPM quotes".to_owned()),
+        other => evidence::attester(other, &config.evidence, &config.tpm, None)?.detect(),
+    };
+    config
+        .evidence
+        .all()
+        .map(|tee| Ok((tee, what(tee)?)))
+        .collect()
+}
+
+/// Who the node is: by its TPM's key, or by the init-data it was started with.
+fn identity(config: &Config, tpm: Option<&TpmReport>) -> Vec<(&'static str, String)> {
+    match tpm.map(|tpm| &tpm.ak) {
+        Some(AkState::Ok {
             node_id,
             spki_sha256,
             ..
-        } => {
+        }) => {
             vec![
                 ("node id", node_id.clone()),
                 ("AK SHA-256", spki_sha256.clone()),
             ]
         }
-        AkState::Absent => vec![(
+        Some(AkState::Absent) => vec![(
             "node id",
             "none yet: the first attestation makes the key".to_owned(),
         )],
-        AkState::Weak { why, advice } => vec![
+        Some(AkState::Weak { why, advice }) => vec![
             ("node id", format!("none: {why}")),
             ("next", advice.clone()),
         ],
-    };
+        None => vec![(
+            "node id",
+            match config.assigned_id() {
+                Some(id) => format!("{id}, assigned by init-data"),
+                None => "none: no TPM accompanies this source, and no init-data assigns a uuid"
+                    .to_owned(),
+            },
+        )],
+    }
+}
+
+fn text(
+    path: &Path,
+    config: &Config,
+    tpm: &Option<TpmReport>,
+    sources: &[(Tee, String)],
+) -> String {
+    let mut rows = identity(config, tpm.as_ref());
     let mut row = |name, value: String| {
         if !value.is_empty() {
             rows.push((name, value));
         }
     };
-    row(
-        "TPM",
-        format!(
-            "{} firmware {} at {}",
-            tpm.manufacturer, tpm.firmware, config.tpm.tcti
-        ),
-    );
-    row("PCR banks", tpm.banks.join(", "));
-    if tpm.lockout {
-        row("lockout", "yes; the attestation key is exempt".to_owned());
+    for (tee, what) in sources {
+        row("evidence", format!("{tee}: {what}"));
+    }
+    if let Some(tpm) = tpm {
+        row(
+            "TPM",
+            format!(
+                "{} firmware {} at {}",
+                tpm.manufacturer, tpm.firmware, config.tpm.tcti
+            ),
+        );
+        row("PCR banks", tpm.banks.join(", "));
+        if tpm.lockout {
+            row("lockout", "yes; the attestation key is exempt".to_owned());
+        }
     }
     row("configuration", path.display().to_string());
     for server in &config.kbs.servers {

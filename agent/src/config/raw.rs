@@ -15,6 +15,8 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) timeouts: Timeouts,
     #[serde(default)]
+    pub(super) evidence: Evidence,
+    #[serde(default)]
     pub(super) tpm: Tpm,
     #[serde(default)]
     pub(super) trust: Trust,
@@ -66,6 +68,15 @@ pub(super) struct Timeouts {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct Evidence {
+    pub(super) primary: String,
+    pub(super) additional: Vec<String>,
+    pub(super) root: Option<PathBuf>,
+    pub(super) imds: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Tpm {
     pub(super) tcti: String,
     pub(super) ak_handle: u32,
@@ -111,6 +122,17 @@ impl Default for Timeouts {
             decrypt: "90s".to_owned(),
             encrypt: "10m".to_owned(),
             config: "0s".to_owned(),
+        }
+    }
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self {
+            primary: "tpm".to_owned(),
+            additional: Vec::new(),
+            root: None,
+            imds: None,
         }
     }
 }

@@ -10,9 +10,10 @@
 use super::tpm_error::TpmError;
 use super::tpm_key::{self, AttestationKey};
 use super::tpm_rc::Step;
-use super::{Attester, EvidenceError, tcti};
+use super::{Attester, EvidenceError, tcti, tpm_pcr8};
 use kbs_protocol::encoding::{b64, hex};
 use kbs_protocol::evidence::{TpmEvidence, TpmQuote};
+use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::runtime_data::RuntimeDigest;
 use kbs_protocol::tpm::{Attest, pcr_digest};
 use kbs_protocol::{NodeId, Tee};
@@ -48,6 +49,14 @@ impl TpmAttester {
             ak_handle,
             key,
         })
+    }
+
+    /// Makes PCR 8 carry this init-data, extending it where nothing has yet.
+    ///
+    /// # Errors
+    /// Something else is measured there (GRUB does that), or the digest does not fit.
+    pub fn bind_init_data(&mut self, init_data: &InitDataToml) -> Result<(), EvidenceError> {
+        tpm_pcr8::bind(&mut self.context, init_data)
     }
 
     /// DER SubjectPublicKeyInfo of the attestation key.
@@ -130,6 +139,11 @@ impl TpmAttester {
 impl Attester for TpmAttester {
     fn tee(&self) -> Tee {
         Tee::Tpm
+    }
+
+    fn detect(&mut self) -> Result<String, EvidenceError> {
+        let banks = active_banks(&mut self.context)?;
+        Ok(format!("TPM quotes, PCR banks {}", banks.join(", ")))
     }
 
     fn node_key(&self) -> Option<&[u8]> {

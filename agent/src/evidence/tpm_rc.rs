@@ -33,6 +33,8 @@ pub enum Step {
     AuthorizeEk,
     /// TPM2_ActivateCredential.
     Activate,
+    /// TPM2_PCR_Extend.
+    Extend,
 }
 
 impl fmt::Display for Step {
@@ -49,6 +51,7 @@ impl fmt::Display for Step {
             Self::CreateEk => "making the endorsement key",
             Self::AuthorizeEk => "getting leave to use the endorsement key",
             Self::Activate => "opening the registrar's credential",
+            Self::Extend => "extending a PCR",
         })
     }
 }

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! Evidence from AMD SEV-SNP: an attestation report over the handshake's digest, and the certificates that the
+//! host handed to the guest.
+//!
+//! Through configfs-tsm where the kernel has it (Linux 6.7), else through `/dev/sev-guest`. The older way brings
+//! no certificates: the table is the host's, and the library at hand follows its offsets unchecked. A KBS
+//! then fetches the certificate by the chip's id.
+
+use super::tee_error::TeeError;
+use super::tsm::{DRIVER, Tsm};
+use super::{Attester, EvidenceError};
+use kbs_protocol::Tee;
+use kbs_protocol::encoding::hex;
+use kbs_protocol::evidence::{CertTable, SnpEvidence, SnpReport};
+use kbs_protocol::init_data::InitDataToml;
+use kbs_protocol::runtime_data::RuntimeDigest;
+use serde_json::{Value, json};
+use sev::firmware::guest::Firmware;
+use std::path::Path;
+
+/// An SEV-SNP guest that can be asked for reports.
+pub struct SnpAttester {
+    way: Way,
+    init_data: Option<InitDataToml>,
+}
+
+enum Way {
+    Tsm(Tsm),
+    Device,
+}
+
+impl SnpAttester {
+    /// Finds the way to the firmware. `root` is `/` on a node.
+    ///
+    /// # Errors
+    /// [`TeeError::Missing`] with what is not there, [`TeeError::Provider`] on another kind of machine.
+    pub fn open(root: &Path, init_data: Option<InitDataToml>) -> Result<Self, TeeError> {
+        let way = match Tsm::find(root) {
+            Some(tsm) => {
+                tsm.expect(Tee::Snp, PROVIDER)?;
+                Way::Tsm(tsm)
+            }
+            None if root.join(DEVICE).exists() => Way::Device,
+            None => return Err(missing(root)),
+        };
+        Ok(Self { way, init_data })
+    }
+
+    /// The report as the firmware signed it, and the host's certificate table.
+    fn sign(&self, data: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TeeError> {
+        match &self.way {
+            Way::Tsm(tsm) => {
+                let signed = tsm.sign(Tee::Snp, PROVIDER, data)?;
+                Ok((signed.report, signed.auxiliary))
+            }
+            Way::Device => {
+                let failed = |source| TeeError::io("ask", format!("/{DEVICE}"), source);
+                let data = data
+                    .try_into()
+                    .map_err(|_| failed(std::io::ErrorKind::InvalidInput.into()))?;
+                let report = Firmware::open()
+                    .map_err(failed)?
+                    .get_report(Some(MESSAGE_VERSION), Some(data), Some(0))
+                    .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+                Ok((report, Vec::new()))
+            }
+        }
+    }
+
+    fn evidence(&self, digest: &RuntimeDigest) -> Result<SnpEvidence, TeeError> {
+        let data = digest.report_data(Tee::Snp);
+        let (report, table) = self.sign(&data)?;
+        let report = *SnpReport::parse(&report)?.fields();
+        check(&report, &data, self.init_data.as_ref())?;
+        let cert_chain = match CertTable::parse(&table) {
+            Ok(table) => table.into_chain(),
+            // They are a convenience of the host's; the report stands without them.
+            Err(error) => {
+                log::warn!("{error}; sending the report without certificates");
+                None
+            }
+        };
+        Ok(SnpEvidence {
+            attestation_report: report,
+            cert_chain,
+        })
+    }
+}
+
+/// Looks at a report as a verifier will, where the reason can be told better here.
+fn check(
+    report: &sev::firmware::guest::AttestationReport,
+    data: &[u8],
+    init_data: Option<&InitDataToml>,
+) -> Result<(), TeeError> {
+    if report.report_data != data {
+        return Err(TeeError::Stale { tee: Tee::Snp });
+    }
+    if report.version < OLDEST_VERSION {
+        return Err(TeeError::OldFirmware {
+            version: report.version,
+        });
+    }
+    if report.vmpl != 0 {
+        return Err(TeeError::Privilege {
+            level: report.vmpl.to_string(),
+        });
+    }
+    let expected = init_data.map(InitDataToml::launch_register);
+    match expected.filter(|expected| *expected != report.host_data) {
+        None => Ok(()),
+        Some(expected) => Err(TeeError::InitData {
+            register: "HOST_DATA",
+            found: hex::encode(report.host_data),
+            expected: hex::encode(expected),
+        }),
+    }
+}
+
+impl Attester for SnpAttester {
+    fn tee(&self) -> Tee {
+        Tee::Snp
+    }
+
+    fn detect(&mut self) -> Result<String, EvidenceError> {
+        Ok(match self.way {
+            Way::Tsm(_) => "SEV-SNP reports with certificates, through configfs-tsm",
+            Way::Device => "SEV-SNP reports without certificates, through /dev/sev-guest",
+        }
+        .to_owned())
+    }
+
+    fn node_key(&self) -> Option<&[u8]> {
+        None
+    }
+
+    fn collect(&mut self, digest: &RuntimeDigest) -> Result<Value, EvidenceError> {
+        Ok(json!(self.evidence(digest)?))
+    }
+}
+
+fn missing(root: &Path) -> TeeError {
+    let (why, cure) = match root.join("sys/devices/platform/sev-guest").exists() {
+        true => (
+            "the firmware is there, the driver sev-guest is not loaded",
+            DRIVER,
+        ),
+        false => (
+            "there is neither /sys/kernel/config/tsm/report nor /dev/sev-guest",
+            "start the machine as an SEV-SNP guest, with a kernel that has CONFIG_SEV_GUEST and CONFIG_TSM_REPORTS; or \
+             set evidence.primary in agent.toml to what this machine is",
+        ),
+    };
+    TeeError::Missing {
+        tee: Tee::Snp,
+        why: why.to_owned(),
+        cure,
+    }
+}
+
+const PROVIDER: &str = "sev_guest";
+const DEVICE: &str = "dev/sev-guest";
+/// Of the guest message, not of the report.
+const MESSAGE_VERSION: u32 = 1;
+const OLDEST_VERSION: u32 = 3;

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What can go wrong with a processor's report, as sentences with a cure; used by everything under `evidence`
+//! that is no TPM.
+
+use kbs_protocol::{Blame, Owner, Persistence, Tee};
+use std::io;
+use std::path::PathBuf;
+
+/// Why the processor does not vouch for this machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TeeError {
+    /// The kernel offers no interface to ask for a report.
+    #[error("this machine offers no {tee} evidence: {why}")]
+    Missing {
+        /// What was configured.
+        tee: Tee,
+        /// What is not there.
+        why: String,
+        /// What to do.
+        cure: &'static str,
+    },
+    /// Another processor's driver answers.
+    #[error("this machine's reports come from {found:?}, {tee} needs {expected:?}")]
+    Provider {
+        /// What was configured.
+        tee: Tee,
+        /// What the kernel calls the driver that is there.
+        found: String,
+        /// What it would have to be.
+        expected: &'static str,
+    },
+    /// A file of the kernel's interface does not read or write.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// `read`, `write`, `create`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another program used our entry while we did.
+    #[error("another program wrote to our request for a report")]
+    Conflict,
+    /// The report is about something else than was asked for.
+    #[error("the {tee} report does not carry the data that it was asked to sign")]
+    Stale {
+        /// The source.
+        tee: Tee,
+    },
+    /// The guest does not run at the most privileged level, so neither do its reports.
+    #[error(
+        "this guest runs at privilege level {level} below a paravisor, whose report says nothing about its disks"
+    )]
+    Privilege {
+        /// VMPL, 1 to 3.
+        level: String,
+    },
+    /// A report of a version that verifiers refuse.
+    #[error(
+        "the processor's firmware makes reports of version {version}, verifiers accept 3 and later"
+    )]
+    OldFirmware {
+        /// Version of the report.
+        version: u32,
+    },
+    /// Init-data is configured, and the host launched the machine with another digest or none.
+    #[error("{register} is {found}, our init-data needs {expected}")]
+    InitData {
+        /// `HOST_DATA`, `MRCONFIGID`, `PCR 8`.
+        register: &'static str,
+        /// What the machine was launched with, lower-case hex.
+        found: String,
+        /// What it should have been launched with, lower-case hex.
+        expected: String,
+    },
+    /// PCR 8 holds what a boot loader measured.
+    #[error(
+        "PCR 8 is {found}: a boot loader measures into it (GRUB does), so it cannot carry init-data"
+    )]
+    Pcr8Taken {
+        /// The value, lower-case hex.
+        found: String,
+    },
+    /// Azure's metadata service.
+    #[error("the instance metadata service does not give {what}: {why}")]
+    Metadata {
+        /// `the VCEK`, `a quote`.
+        what: &'static str,
+        /// What it answered.
+        why: String,
+    },
+    /// What came is no report, quote or table.
+    #[error(transparent)]
+    Malformed(#[from] kbs_protocol::Error),
+}
+
+impl TeeError {
+    pub(super) fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.into(),
+            source,
+        }
+    }
+}
+
+impl Blame for TeeError {
+    fn owner(&self) -> Owner {
+        match self {
+            Self::Pcr8Taken { .. } => Owner::Configuration,
+            _ => Owner::Machine,
+        }
+    }
+
+    fn persistence(&self) -> Persistence {
+        match self {
+            Self::Conflict | Self::Stale { .. } | Self::Metadata { .. } => Persistence::Temporary,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::ResourceBusy
+                | io::ErrorKind::Interrupted
+                | io::ErrorKind::TimedOut
+                | io::ErrorKind::WouldBlock => Persistence::Temporary,
+                _ => Persistence::Permanent,
+            },
+            _ => Persistence::Permanent,
+        }
+    }
+
+    fn advice(&self) -> String {
+        match self {
+            Self::Missing { cure, .. } => cure,
+            Self::Provider { .. } => {
+                "set evidence.primary in agent.toml to what this machine is, or start it as what the cluster \
+                 expects; the agent never takes the next best"
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run as root: reports are not for everybody"
+            }
+            Self::Io { .. } => "look at the kernel's messages about the guest driver (dmesg)",
+            Self::Conflict | Self::Stale { .. } => {
+                "find the other program that asks for reports under our name, then try again"
+            }
+            Self::Privilege { .. } => {
+                "use the paravisor's vTPM (evidence.primary = \"az-snp-vtpm\" on Azure), or start the guest at VMPL 0"
+            }
+            Self::OldFirmware { .. } => "update the firmware of the processor (SEV-SNP 1.55 or newer)",
+            Self::InitData { .. } => {
+                "start the machine with the digest of exactly this init-data, or correct kbs.init_data_file"
+            }
+            Self::Pcr8Taken { .. } => {
+                "boot a unified kernel image, which leaves PCR 8 alone; or name nodes by their attestation key and \
+                 remove kbs.init_data_file"
+            }
+            Self::Metadata { .. } => {
+                "bring up the network before the agent asks, and let it reach 169.254.169.254"
+            }
+            Self::Malformed(_) => {
+                "report this together with the processor's model and the kernel's version"
+            }
+        }
+        .to_owned()
+    }
+}
