@@ -83,6 +83,9 @@ fn serve(mut parser: lexopt::Parser) -> anyhow::Result<()> {
                 options.token_lifetime = parser.value()?.parse_with(parse_duration)?;
             }
             Long("admin-acl") => acls.push(parser.value()?.parse()?),
+            Long("amd-root") => options.amd_roots.push(PathBuf::from(parser.value()?)),
+            Long("intel-root") => options.intel_root = Some(PathBuf::from(parser.value()?)),
+            Long("tdx-collateral") => options.tdx_collateral.push(PathBuf::from(parser.value()?)),
             Long("fault") => options.faults.push(parser.value()?.string()?),
             Long("insecure-http") => options.insecure_http = true,
             Long("insecure-header-jwk") => options.insecure_header_jwk = true,
@@ -225,8 +228,12 @@ laboratories. Not for production: production is Trustee.
 
   lab-kbs serve --dir DIR [--listen ADDRESS:PORT] [--dialect 0.20|0.21|main] [--policy strict|stock]
       [--session-ttl 5m] [--token-lifetime 5m] [--admin-acl ROLE=REGEX]... [--insecure-http]
-      [--insecure-header-jwk] [--fault FAULT]... [--quiet]
-      Print `listening on URL` and serve until SIGTERM or Ctrl-C. State is DIR/state.json.
+      [--insecure-header-jwk] [--amd-root PEM]... [--intel-root PEM] [--tdx-collateral JSON]...
+      [--fault FAULT]... [--quiet]
+      Print `listening on URL` and serve until SIGTERM or Ctrl-C. State is DIR/state.json. SEV-SNP is verified
+      against AMD's roots and those of --amd-root (an ARK, then an ASK); a report without certificates needs
+      DIR/kds-store/vcek/<chip id>/vcek.der. TDX is verified against Intel's root, or --intel-root instead, and
+      needs the collateral of its platform.
 
   lab-kbs admin --dir DIR --url URL [--role ROLE] COMMAND      (also against Trustee, with its admin.key)
       set-resource PATH < BYTES             delete-resource PATH

@@ -92,7 +92,14 @@ fn appraise(shared: &Shared, tee: Tee, attestation: &Attestation) -> anyhow::Res
 
     let digest = RuntimeDigest::primary(runtime, additional_text)?;
     let evidence = &attestation.tee_evidence.primary_evidence;
-    let primary = verifier::verify(tee, evidence, &digest, init_data.as_ref())?;
+    let primary = verifier::verify(
+        tee,
+        evidence,
+        &digest,
+        init_data.as_ref(),
+        &shared.roots,
+        shared.options.dialect,
+    )?;
     let mut runtime_claims = json!(runtime);
     let device_claims = runtime_claims.clone();
     if let Some(members) = runtime_claims.as_object_mut() {
@@ -100,7 +107,7 @@ fn appraise(shared: &Shared, tee: Tee, attestation: &Attestation) -> anyhow::Res
     }
 
     let mut inputs = vec![ear::policy_input(&primary, &runtime_claims, &init_claims)];
-    for claims in additional(additional_text, &RuntimeDigest::device(runtime)?)? {
+    for claims in additional(shared, additional_text, &RuntimeDigest::device(runtime)?)? {
         inputs.push(ear::policy_input(&claims, &device_claims, &Value::Null));
     }
     let (rego, values) = shared.store.read(|state| {
@@ -119,14 +126,15 @@ fn appraise(shared: &Shared, tee: Tee, attestation: &Attestation) -> anyhow::Res
     Ok(ear::issue(shared, submods))
 }
 
-fn additional(text: &str, digest: &RuntimeDigest) -> anyhow::Result<Vec<Claims>> {
+fn additional(shared: &Shared, text: &str, digest: &RuntimeDigest) -> anyhow::Result<Vec<Claims>> {
+    let (roots, dialect) = (&shared.roots, shared.options.dialect);
     if text.is_empty() {
         return Ok(Vec::new());
     }
     let items: BTreeMap<Tee, Value> = serde_json::from_str(text)?;
     items
         .into_iter()
-        .map(|(tee, evidence)| verifier::verify(tee, &evidence, digest, None))
+        .map(|(tee, evidence)| verifier::verify(tee, &evidence, digest, None, roots, dialect))
         .collect()
 }
 

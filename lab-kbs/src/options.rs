@@ -33,6 +33,12 @@ pub struct Options {
     pub token_lifetime: Duration,
     /// Which role may call which administrator's endpoint (dialects with roles only).
     pub acls: Vec<Acl>,
+    /// PEM files with an ARK and an ASK each, believed beside AMD's own.
+    pub amd_roots: Vec<PathBuf>,
+    /// PEM file with the root of TDX quotes, in place of Intel's own.
+    pub intel_root: Option<PathBuf>,
+    /// JSON files with the collateral of TDX platforms, as Intel's and other collateral clients store it.
+    pub tdx_collateral: Vec<PathBuf>,
     /// Faults to begin with, in the spelling of [`crate::fault`].
     pub faults: Vec<String>,
     /// Write one line per request to stderr, with the cause of each refusal.
@@ -56,6 +62,9 @@ impl Options {
                 role: crate::admin_client::ROLE.to_owned(),
                 allowed_endpoints: "^/kbs/v0/.+$".to_owned(),
             }],
+            amd_roots: Vec::new(),
+            intel_root: None,
+            tdx_collateral: Vec::new(),
             faults: Vec::new(),
             log: false,
         }

@@ -9,6 +9,7 @@ use crate::keys;
 use crate::options::Options;
 use crate::store::Store;
 use crate::token::TokenSigner;
+use crate::verifier::Roots;
 use anyhow::Context as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -148,6 +149,7 @@ pub(crate) struct Shared {
     pub(crate) signer: TokenSigner,
     pub(crate) admin_key: ed25519_dalek::VerifyingKey,
     pub(crate) acls: Vec<(String, regex::Regex)>,
+    pub(crate) roots: Roots,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicU64,
 }
@@ -180,6 +182,7 @@ impl Shared {
             .iter()
             .map(|acl| Ok((acl.role.clone(), acl.compile()?)));
         Ok(Self {
+            roots: Roots::load(&options)?,
             signer: TokenSigner::new(
                 key,
                 certificate,

@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! From evidence to claims. `tpm` is verified strictly; `sample` proves nothing and is left to the
-//! policies; other kinds have no verifier here. Called by the handshake.
+//! From evidence to claims, in the words of Trustee's verifiers. Hardware evidence is verified strictly, against
+//! the [`roots`] this server started with; `sample` proves nothing and is left to the policies. Called by the
+//! handshake.
 
-use anyhow::{Context as _, bail, ensure};
+mod azure;
+mod roots;
+mod snp;
+mod tdx;
+
+pub(crate) use roots::Roots;
+
+use crate::dialect::Dialect;
+use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs_protocol::Tee;
@@ -31,11 +40,16 @@ pub(crate) fn verify(
     evidence: &Value,
     digest: &RuntimeDigest,
     init_data: Option<&InitDataToml>,
+    roots: &Roots,
+    dialect: Dialect,
 ) -> anyhow::Result<Claims> {
     match tee {
         Tee::Tpm => tpm(evidence, digest, init_data),
+        Tee::Snp => snp::verify(evidence, digest, init_data, roots, dialect),
+        Tee::Tdx => tdx::verify(evidence, digest, init_data, roots),
+        Tee::AzSnpVtpm => azure::verify_snp(evidence, digest, init_data, roots),
+        Tee::AzTdxVtpm => azure::verify_tdx(evidence, digest, init_data, roots),
         Tee::Sample => sample(evidence, digest, init_data),
-        other => bail!("no verifier for {other} evidence is built in"),
     }
 }
 
@@ -48,7 +62,20 @@ fn tpm(
         TpmEvidence::deserialize(evidence).context("the TPM evidence has another form")?;
     let report_data = digest.report_data(Tee::Tpm);
     let quote = verify::tpm_quote(&evidence, &report_data)?;
-    let pcr8 = quote.pcrs.get(8).context("the quote has no PCR 8")?;
+    let init_data = Some(check_pcr8(&quote.pcrs, init_data)?);
+    let mut claims = pcr_claims(&quote.pcrs);
+    claims.insert("ak_public".to_owned(), json!(evidence.ak_public));
+    Ok(Claims {
+        tee: Tee::Tpm,
+        claims: claims.into(),
+        report_data: hex(&report_data),
+        init_data,
+    })
+}
+
+/// PCR 8, which carries init-data where some was sent.
+fn check_pcr8(pcrs: &[[u8; 32]], init_data: Option<&InitDataToml>) -> anyhow::Result<String> {
+    let pcr8 = pcrs.get(8).context("the quote has no PCR 8")?;
     if let Some(init_data) = init_data {
         let expected = init_data.expected_pcr8()?;
         ensure!(
@@ -58,18 +85,13 @@ fn tpm(
             hex(&expected)
         );
     }
-    let init_data = Some(hex(pcr8));
-    let pcrs = quote.pcrs.iter().enumerate();
-    let mut claims: Map<_, _> = pcrs
-        .map(|(number, value)| (format!("pcr{number:02}"), json!(hex(value))))
-        .collect();
-    claims.insert("ak_public".to_owned(), json!(evidence.ak_public));
-    Ok(Claims {
-        tee: Tee::Tpm,
-        claims: claims.into(),
-        report_data: hex(&report_data),
-        init_data,
-    })
+    Ok(hex(pcr8))
+}
+
+fn pcr_claims(pcrs: &[[u8; 32]]) -> Map<String, Value> {
+    let pcrs = pcrs.iter().enumerate();
+    pcrs.map(|(number, value)| (format!("pcr{number:02}"), json!(hex(value))))
+        .collect()
 }
 
 fn sample(
@@ -106,64 +128,4 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::verify;
-    use kbs_protocol::Tee;
-    use kbs_protocol::init_data::InitDataToml;
-    use kbs_protocol::message::RuntimeData;
-    use kbs_protocol::runtime_data::RuntimeDigest;
-    use kbs_protocol::tee_key::TeeKey;
-    use serde_json::json;
-
-    fn digest() -> RuntimeDigest {
-        let tee_pubkey = TeeKey::generate().unwrap().public();
-        RuntimeDigest::primary(
-            &RuntimeData {
-                nonce: "n".into(),
-                tee_pubkey,
-            },
-            "",
-        )
-        .unwrap()
-    }
-
-    #[test]
-    fn sample_must_carry_the_digest() {
-        let digest = digest();
-        let good = json!({"svn": "1", "report_data": digest.to_base64()});
-        let claims = verify(Tee::Sample, &good, &digest, None).unwrap();
-        assert_eq!(
-            (claims.claims["svn"].as_str(), claims.init_data),
-            (Some("1"), None)
-        );
-        for bad in [
-            json!({"svn": "1", "report_data": super::tests::digest().to_base64()}),
-            json!({"svn": "1", "report_data": ""}),
-            json!({"svn": 1, "report_data": digest.to_base64()}),
-            json!({"svn": "1"}),
-            json!(null),
-        ] {
-            assert!(verify(Tee::Sample, &bad, &digest, None).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn sample_passes_init_data_on_unverified() {
-        let digest = digest();
-        let init =
-            InitDataToml::parse("version=\"0.1.0\"\nalgorithm=\"sha384\"\n[data]\n").unwrap();
-        let evidence = json!({"svn": "1", "report_data": digest.to_base64()});
-        let claims = verify(Tee::Sample, &evidence, &digest, Some(&init)).unwrap();
-        assert_eq!(claims.init_data.unwrap().len(), 64);
-    }
-
-    #[test]
-    fn kinds_without_a_verifier_are_refused() {
-        for tee in [Tee::Snp, Tee::Tdx, Tee::AzSnpVtpm, Tee::AzTdxVtpm] {
-            let error = verify(tee, &json!({}), &digest(), None)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(tee.as_str()), "{error}");
-        }
-    }
-}
+mod tests;
