@@ -23,6 +23,7 @@ pub type Device = Box<dyn FnMut(&[u8]) -> (Vec<u8>, Vec<u8>) + Send>;
 pub struct Configfs {
     root: PathBuf,
     asked: Arc<AtomicUsize>,
+    requests: Arc<Mutex<BTreeMap<u64, Pending>>>,
     _session: BackgroundSession,
 }
 
@@ -35,11 +36,12 @@ impl Configfs {
         let at = root.join("sys/kernel/config/tsm/report");
         std::fs::create_dir_all(&at)?;
         let asked = Arc::new(AtomicUsize::new(0));
+        let requests = Arc::<Mutex<BTreeMap<u64, Pending>>>::default();
         let files = Files {
             provider: provider.to_owned(),
             device: Mutex::new(device),
             asked: Arc::clone(&asked),
-            requests: Mutex::default(),
+            requests: Arc::clone(&requests),
         };
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("configfs".to_owned())];
@@ -48,6 +50,7 @@ impl Configfs {
         Ok(Self {
             root: root.to_owned(),
             asked,
+            requests,
             _session: session,
         })
     }
@@ -61,13 +64,18 @@ impl Configfs {
     pub fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
+
+    /// How many requests nobody has removed.
+    pub fn open_requests(&self) -> usize {
+        self.requests.lock().unwrap().len()
+    }
 }
 
 struct Files {
     provider: String,
     device: Mutex<Device>,
     asked: Arc<AtomicUsize>,
-    requests: Mutex<BTreeMap<u64, Pending>>,
+    requests: Arc<Mutex<BTreeMap<u64, Pending>>>,
 }
 
 /// One request: the inode of its directory is the key, those of its files follow.

@@ -20,8 +20,6 @@ pub struct Sources {
     pub additional: Vec<Tee>,
     /// The directory that `/sys`, `/dev` and `/run` are looked up in: `/` on a node.
     pub root: PathBuf,
-    /// Azure's instance metadata service.
-    pub imds: String,
 }
 
 impl Sources {
@@ -43,12 +41,10 @@ impl Sources {
             additional.push(tee);
         }
         software_only("evidence.root", raw.root.as_ref().map(|p| p.display()))?;
-        software_only("evidence.imds", raw.imds.as_ref())?;
         Ok(Self {
             primary,
             additional,
             root: raw.root.unwrap_or_else(|| PathBuf::from("/")),
-            imds: raw.imds.unwrap_or_else(|| IMDS.to_owned()),
         })
     }
 
@@ -93,9 +89,6 @@ fn software_only(key: &'static str, value: Option<impl ToString>) -> Result<(), 
         _ => Ok(()),
     }
 }
-
-/// Link-local, the same on every machine; plain HTTP, because it says nothing secret and proves nothing.
-const IMDS: &str = "http://169.254.169.254";
 
 #[cfg(test)]
 mod tests {

@@ -72,7 +72,6 @@ pub(super) struct Evidence {
     pub(super) primary: String,
     pub(super) additional: Vec<String>,
     pub(super) root: Option<PathBuf>,
-    pub(super) imds: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -132,7 +131,6 @@ impl Default for Evidence {
             primary: "tpm".to_owned(),
             additional: Vec::new(),
             root: None,
-            imds: None,
         }
     }
 }

@@ -163,8 +163,8 @@ mod tests {
     fn what_is_no_log_is_refused() {
         let log = log();
         for length in (1..log.len()).filter(|length| used(&log[..*length]).is_ok()) {
-            // Only between events, where it may as well have ended.
-            assert!(used(&log[..length]).unwrap() == length);
+            // Only between events, where it may as well have ended; less than a header is no event.
+            assert!(length - used(&log[..length]).unwrap() < 8);
         }
         assert!(used(&[]).is_err() && used(&[0xff; 4096]).is_err() && used(&[0; 4096]).is_err());
         let mut other = log.clone();

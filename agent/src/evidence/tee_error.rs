@@ -84,14 +84,6 @@ pub enum TeeError {
         /// The value, lower-case hex.
         found: String,
     },
-    /// Azure's metadata service.
-    #[error("the instance metadata service does not give {what}: {why}")]
-    Metadata {
-        /// `the VCEK`, `a quote`.
-        what: &'static str,
-        /// What it answered.
-        why: String,
-    },
     /// What came is no report, quote or table.
     #[error(transparent)]
     Malformed(#[from] kbs_protocol::Error),
@@ -117,7 +109,7 @@ impl Blame for TeeError {
 
     fn persistence(&self) -> Persistence {
         match self {
-            Self::Conflict | Self::Stale { .. } | Self::Metadata { .. } => Persistence::Temporary,
+            Self::Conflict | Self::Stale { .. } => Persistence::Temporary,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::ResourceBusy
                 | io::ErrorKind::Interrupted
@@ -153,9 +145,6 @@ impl Blame for TeeError {
             Self::Pcr8Taken { .. } => {
                 "boot a unified kernel image, which leaves PCR 8 alone; or name nodes by their attestation key and \
                  remove kbs.init_data_file"
-            }
-            Self::Metadata { .. } => {
-                "bring up the network before the agent asks, and let it reach 169.254.169.254"
             }
             Self::Malformed(_) => {
                 "report this together with the processor's model and the kernel's version"

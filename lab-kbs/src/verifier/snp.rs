@@ -133,7 +133,7 @@ fn vouched(
     };
     let supplied = of(&CertType::ASK).context("the ASK is no certificate")?;
     let ark = of(&CertType::ARK).context("the ARK is no certificate")?;
-    let by = |root: &Amd| -> anyhow::Result<()> {
+    let signed_by = |root: &Amd| -> anyhow::Result<Certificate> {
         (&root.ark, &root.ark).verify()?;
         if let Some(ark) = &ark {
             (&root.ark, ark)
@@ -143,15 +143,12 @@ fn vouched(
         let ask = supplied.as_ref().unwrap_or(&root.ask);
         (&root.ark, ask).verify()?;
         (ask, vek).verify()?;
-        for certificate in [&root.ark, ask, vek] {
-            in_time(certificate)?;
-        }
-        Ok(())
+        Ok(ask.clone())
     };
     let mut why = None;
     for root in roots.amd(generation) {
-        match by(root) {
-            Ok(()) => return Ok(()),
+        match signed_by(root) {
+            Ok(ask) => return [&root.ark, &ask, vek].into_iter().try_for_each(in_time),
             Err(error) => why = Some(error),
         }
     }

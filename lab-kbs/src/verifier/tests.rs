@@ -88,7 +88,8 @@ impl Table {
             Err(error) => {
                 let why = format!("{error:#}");
                 if !why.contains(words) {
-                    self.wrong.push(format!("{name}: {why}, expected {words:?}"));
+                    self.wrong
+                        .push(format!("{name}: {why}, expected {words:?}"));
                 }
             }
         }

@@ -23,7 +23,10 @@ fn sample_must_carry_the_digest() {
         json!({"svn": "1"}),
         json!(null),
     ] {
-        assert!(verify(Tee::Sample, &bad, digest, None, &roots).is_err(), "{bad}");
+        assert!(
+            verify(Tee::Sample, &bad, digest, None, &roots).is_err(),
+            "{bad}"
+        );
     }
 }
 
@@ -31,6 +34,13 @@ fn sample_must_carry_the_digest() {
 fn sample_passes_init_data_on_unverified() {
     let (sessions, roots) = (Sessions::new(), roots(&[], None, &[]));
     let evidence = json!({"svn": "1", "report_data": sessions.ours.to_base64()});
-    let claims = verify(Tee::Sample, &evidence, &sessions.ours, Some(&init_data()), &roots).unwrap();
+    let claims = verify(
+        Tee::Sample,
+        &evidence,
+        &sessions.ours,
+        Some(&init_data()),
+        &roots,
+    )
+    .unwrap();
     assert_eq!(claims.init_data.unwrap().len(), 44);
 }

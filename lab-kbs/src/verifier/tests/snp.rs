@@ -16,7 +16,9 @@ fn evidence(authority: &Authority, chip: &Chip, report: &[u8]) -> Value {
     let report = SnpReport::parse(report).unwrap();
     json!(SnpEvidence {
         attestation_report: *report.fields(),
-        cert_chain: CertTable::parse(&authority.table(chip)).unwrap().into_chain(),
+        cert_chain: CertTable::parse(&authority.table(chip))
+            .unwrap()
+            .into_chain(),
     })
 }
 
@@ -31,7 +33,8 @@ fn good_reports_of_each_generation_say_what_the_policies_read() {
                 report.host_data = init_data().launch_register();
             });
             let good = evidence(&authority, &chip, &report);
-            let claims = verify(Tee::Snp, &good, &sessions.ours, Some(&init_data()), &roots).unwrap();
+            let claims =
+                verify(Tee::Snp, &good, &sessions.ours, Some(&init_data()), &roots).unwrap();
             assert_eq!(
                 claims.claims,
                 json!({
@@ -63,7 +66,11 @@ fn a_report_without_certificates_needs_the_chips_certificate_in_the_store() {
         let store = tempfile::tempdir().unwrap();
         roots.vcek_store = store.path().to_owned();
         assert!(verify(Tee::Snp, &alone, &sessions.ours, None, &roots).is_err());
-        let length = if generation == Generation::Turin { 8 } else { 64 };
+        let length = if generation == Generation::Turin {
+            8
+        } else {
+            64
+        };
         let id = super::super::hex(&chip.template.chip_id[..length]);
         let dir = store.path().join("vcek").join(id);
         std::fs::create_dir_all(&dir).unwrap();
@@ -93,31 +100,86 @@ fn bad_reports() {
         let good = signed(&|_| {});
 
         // Another session, key or place in the handshake.
-        for (name, digest) in [("another session", &sessions.other), ("additional evidence", &sessions.device)] {
+        for (name, digest) in [
+            ("another session", &sessions.other),
+            ("additional evidence", &sessions.device),
+        ] {
             let report = chip.report(report_data(digest));
-            refuse(name, "another session", &evidence(&authority, &chip, &report));
+            refuse(
+                name,
+                "another session",
+                &evidence(&authority, &chip, &report),
+            );
         }
-        refuse("no data", "another session", &evidence(&authority, &chip, &chip.report([0; 64])));
+        refuse(
+            "no data",
+            "another session",
+            &evidence(&authority, &chip, &chip.report([0; 64])),
+        );
         for level in 1..=3 {
-            refuse(&format!("VMPL {level}"), "VMPL", &signed(&|r| r.vmpl = level));
+            refuse(
+                &format!("VMPL {level}"),
+                "VMPL",
+                &signed(&|r| r.vmpl = level),
+            );
         }
 
         // Firmware that the certificate is not for.
-        refuse("older boot loader", "boot loader version", &signed(&|r| r.reported_tcb.bootloader = 3));
-        refuse("other TEE", "TEE version", &signed(&|r| r.reported_tcb.tee = 1));
-        refuse("older SNP firmware", "SNP firmware version", &signed(&|r| r.reported_tcb.snp = 23));
-        refuse("older microcode", "microcode version", &signed(&|r| r.reported_tcb.microcode = 100));
-        refuse("newer microcode", "microcode version", &signed(&|r| r.reported_tcb.microcode = 220));
+        refuse(
+            "older boot loader",
+            "boot loader version",
+            &signed(&|r| r.reported_tcb.bootloader = 3),
+        );
+        refuse(
+            "other TEE",
+            "TEE version",
+            &signed(&|r| r.reported_tcb.tee = 1),
+        );
+        refuse(
+            "older SNP firmware",
+            "SNP firmware version",
+            &signed(&|r| r.reported_tcb.snp = 23),
+        );
+        refuse(
+            "older microcode",
+            "microcode version",
+            &signed(&|r| r.reported_tcb.microcode = 100),
+        );
+        refuse(
+            "newer microcode",
+            "microcode version",
+            &signed(&|r| r.reported_tcb.microcode = 220),
+        );
         if generation == Generation::Turin {
-            refuse("older FMC", "FMC version", &signed(&|r| r.reported_tcb.fmc = Some(0)));
+            refuse(
+                "older FMC",
+                "FMC version",
+                &signed(&|r| r.reported_tcb.fmc = Some(0)),
+            );
         }
-        refuse("another chip's id", "another chip", &signed(&|r| r.chip_id[0] ^= 1));
-        refuse("a hidden chip", "another chip", &signed(&|r| r.chip_id = [0; 64]));
-        refuse("a longer chip id", "another chip", &signed(&|r| r.chip_id[63] ^= 1));
+        refuse(
+            "another chip's id",
+            "another chip",
+            &signed(&|r| r.chip_id[0] ^= 1),
+        );
+        refuse(
+            "a hidden chip",
+            "another chip",
+            &signed(&|r| r.chip_id = [0; 64]),
+        );
+        refuse(
+            "a longer chip id",
+            "another chip",
+            &signed(&|r| r.chip_id[63] ^= 1),
+        );
 
         // Keys and certificates.
         let report = chip.report(ours);
-        refuse("the certificate of another chip", "not signed by", &evidence(&authority, &sibling, &report));
+        refuse(
+            "the certificate of another chip",
+            "not signed by",
+            &evidence(&authority, &sibling, &report),
+        );
         let foreign = stranger.chip(generation);
         let strange = evidence(&stranger, &foreign, &foreign.report(ours));
         refuse("another root", "no root vouches", &strange);
@@ -127,11 +189,23 @@ fn bad_reports() {
         }
         refuse("another root below ours", "no root vouches", &claimed);
         let late = authority.chip_with(generation, CertType::VCEK, (now() - 9 * DAY, now() - DAY));
-        refuse("an expired VCEK", "is valid from", &evidence(&authority, &late, &late.report(ours)));
+        refuse(
+            "an expired VCEK",
+            "is valid from",
+            &evidence(&authority, &late, &late.report(ours)),
+        );
         let early = authority.chip_with(generation, CertType::VCEK, (now() + DAY, now() + 9 * DAY));
-        refuse("a VCEK of tomorrow", "is valid from", &evidence(&authority, &early, &early.report(ours)));
+        refuse(
+            "a VCEK of tomorrow",
+            "is valid from",
+            &evidence(&authority, &early, &early.report(ours)),
+        );
         let old = expired.chip_with(generation, CertType::VCEK, (now() - DAY, now() + DAY));
-        refuse("an expired root", "is valid from", &evidence(&expired, &old, &old.report(ours)));
+        refuse(
+            "an expired root",
+            "is valid from",
+            &evidence(&expired, &old, &old.report(ours)),
+        );
         let renamed = |entry: usize, kind: Value, words: &'static str, name: &'static str| {
             let mut evidence = good.clone();
             evidence["cert_chain"][entry]["cert_type"] = kind;
@@ -141,7 +215,12 @@ fn bad_reports() {
             renamed(2, json!("CRL"), "must include a VCEK", "no VCEK"),
             renamed(0, json!("VCEK"), "not signed by", "the ARK as VCEK"),
             renamed(2, json!("ASK"), "must include a VCEK", "the VCEK as ASK"),
-            renamed(2, json!("XYZ"), "another form", "a kind of certificate that is none"),
+            renamed(
+                2,
+                json!("XYZ"),
+                "another form",
+                "a kind of certificate that is none",
+            ),
         ] {
             // An ARK's key is no P-384 key, which the signature check says in its own words.
             let words = if name == "the ARK as VCEK" { "" } else { words };
@@ -149,17 +228,37 @@ fn bad_reports() {
         }
         let with_der = |entry: usize, change: &dyn Fn(&mut Vec<Value>)| {
             let mut evidence = good.clone();
-            change(evidence["cert_chain"][entry]["data"].as_array_mut().unwrap());
+            change(
+                evidence["cert_chain"][entry]["data"]
+                    .as_array_mut()
+                    .unwrap(),
+            );
             evidence
         };
         for (entry, who) in [(0, "ARK"), (1, "ASK"), (2, "VCEK")] {
-            refuse(&format!("half a {who}"), "", &with_der(entry, &|der| der.truncate(200)));
-            refuse(&format!("an empty {who}"), "", &with_der(entry, &Vec::clear));
-            refuse(&format!("a {who} and a byte"), "", &with_der(entry, &|der| der.push(json!(0))));
-            refuse(&format!("a {who} with a changed signature"), "", &with_der(entry, &|der| {
-                let last = der.last_mut().unwrap();
-                *last = json!(last.as_u64().unwrap() ^ 1);
-            }));
+            refuse(
+                &format!("half a {who}"),
+                "",
+                &with_der(entry, &|der| der.truncate(200)),
+            );
+            refuse(
+                &format!("an empty {who}"),
+                "",
+                &with_der(entry, &Vec::clear),
+            );
+            refuse(
+                &format!("a {who} and a byte"),
+                "",
+                &with_der(entry, &|der| der.push(json!(0))),
+            );
+            refuse(
+                &format!("a {who} with a changed signature"),
+                "",
+                &with_der(entry, &|der| {
+                    let last = der.last_mut().unwrap();
+                    *last = json!(last.as_u64().unwrap() ^ 1);
+                }),
+            );
         }
         let mut empty = good.clone();
         empty["cert_chain"] = json!([]);
@@ -172,14 +271,31 @@ fn bad_reports() {
         let mut hidden = debug.clone();
         hidden["attestation_report"]["policy"] = good["attestation_report"]["policy"].clone();
         refuse("a hidden debug bit", "not signed by", &hidden);
-        for field in ["family_id", "image_id", "report_data", "measurement", "host_data", "id_key_digest",
-            "author_key_digest", "report_id", "report_id_ma", "chip_id"] {
+        for field in [
+            "family_id",
+            "image_id",
+            "report_data",
+            "measurement",
+            "host_data",
+            "id_key_digest",
+            "author_key_digest",
+            "report_id",
+            "report_id_ma",
+            "chip_id",
+        ] {
             let mut changed = good.clone();
             let byte = &mut changed["attestation_report"][field][3];
             *byte = json!(byte.as_u64().unwrap() ^ 1);
             refuse(&format!("a changed {field}"), "not signed by", &changed);
         }
-        for field in ["guest_svn", "vmpl", "sig_algo", "plat_info", "key_info", "cpuid_step"] {
+        for field in [
+            "guest_svn",
+            "vmpl",
+            "sig_algo",
+            "plat_info",
+            "key_info",
+            "cpuid_step",
+        ] {
             let mut changed = good.clone();
             let number = &mut changed["attestation_report"][field];
             *number = json!(number.as_u64().unwrap() ^ 2);
@@ -206,11 +322,25 @@ fn bad_reports() {
             let mut changed = good.clone();
             changed["attestation_report"]["cpuid_fam_id"] = json!(family);
             changed["attestation_report"]["cpuid_mod_id"] = json!(model);
-            refuse(&format!("family {family:#x} model {model:#x}"), "not", &changed);
+            refuse(
+                &format!("family {family:#x} model {model:#x}"),
+                "not",
+                &changed,
+            );
         }
-        for member in ["version", "policy", "report_data", "reported_tcb", "signature", "chip_id"] {
+        for member in [
+            "version",
+            "policy",
+            "report_data",
+            "reported_tcb",
+            "signature",
+            "chip_id",
+        ] {
             let mut changed = good.clone();
-            changed["attestation_report"].as_object_mut().unwrap().remove(member);
+            changed["attestation_report"]
+                .as_object_mut()
+                .unwrap()
+                .remove(member);
             refuse(&format!("without {member}"), "another form", &changed);
             changed["attestation_report"][member] = json!("AAAA");
             refuse(&format!("{member} as text"), "another form", &changed);
@@ -218,14 +348,25 @@ fn bad_reports() {
         let mut huge = good.clone();
         huge["attestation_report"]["report_data"] = json!(vec![0; 65]);
         refuse("65 bytes of report data", "another form", &huge);
-        for (name, value) in [("null", Value::Null), ("text", json!("x")), ("a list", json!([])), ("nothing", json!({}))] {
+        for (name, value) in [
+            ("null", Value::Null),
+            ("text", json!("x")),
+            ("a list", json!([])),
+            ("nothing", json!({})),
+        ] {
             refuse(name, "another form", &value);
         }
 
         // Init-data that the machine was not started with.
         for (name, host_data) in [("no HOST_DATA", [0; 32]), ("another HOST_DATA", [1; 32])] {
             let evidence = signed(&|r| r.host_data = host_data);
-            let outcome = verify(Tee::Snp, &evidence, &sessions.ours, Some(&init_data()), &roots);
+            let outcome = verify(
+                Tee::Snp,
+                &evidence,
+                &sessions.ours,
+                Some(&init_data()),
+                &roots,
+            );
             table.refuse(&format!("{generation:?}: {name}"), "HOST_DATA", outcome);
         }
     }

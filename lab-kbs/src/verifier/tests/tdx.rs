@@ -18,7 +18,11 @@ fn evidence(quote: &[u8], log: Option<&[u8]>) -> Value {
 }
 
 fn roots_of(platform: &Platform) -> Roots {
-    roots(&[], Some(platform.root_pem()), std::slice::from_ref(platform.collateral()))
+    roots(
+        &[],
+        Some(platform.root_pem()),
+        std::slice::from_ref(platform.collateral()),
+    )
 }
 
 /// Version and body type.
@@ -38,13 +42,21 @@ fn good_quotes_say_what_the_policies_read() {
     let (sessions, platform) = (Sessions::new(), Platform::new(now()));
     let roots = roots_of(&platform);
     for kind in KINDS {
-        let (log, rtmrs) = event_log(&[(1, b"firmware"), (2, b"loader"), (3, b"kernel"), (3, b"initrd")]);
+        let (log, rtmrs) = event_log(&[
+            (1, b"firmware"),
+            (2, b"loader"),
+            (3, b"kernel"),
+            (3, b"initrd"),
+        ]);
         let mut td = td(kind, &sessions);
         td.rtmrs = rtmrs;
         td.mr_config_id = init_data().launch_register();
         let good = evidence(&platform.quote(&td), Some(&[&log[..], &[0xff; 8]].concat()));
         let claims = verify(Tee::Tdx, &good, &sessions.ours, Some(&init_data()), &roots).unwrap();
-        let (body, header) = (&claims.claims["quote"]["body"], &claims.claims["quote"]["header"]);
+        let (body, header) = (
+            &claims.claims["quote"]["body"],
+            &claims.claims["quote"]["header"],
+        );
         assert_eq!(body["mr_td"], "7d".repeat(48));
         assert_eq!(body["rtmr_3"], "0".repeat(96));
         assert_eq!(body["rtmr_1"], super::super::hex(&rtmrs[1]));
@@ -58,11 +70,21 @@ fn good_quotes_say_what_the_policies_read() {
         );
         assert_eq!(claims.claims["tcb_status"], "UpToDate");
         assert_eq!(claims.claims["collateral_expiration_status"], "0");
-        assert_eq!(claims.claims["uefi_event_logs"][3]["digest_matches_event"], true);
+        assert_eq!(
+            claims.claims["uefi_event_logs"][3]["digest_matches_event"],
+            true
+        );
         let register: [u8; 48] = init_data().launch_register();
         assert_eq!(claims.init_data, Some(super::super::hex(&register)));
         // Without a log the registers still stand.
-        verify(Tee::Tdx, &evidence(&platform.quote(&td), None), &sessions.ours, None, &roots).unwrap();
+        verify(
+            Tee::Tdx,
+            &evidence(&platform.quote(&td), None),
+            &sessions.ours,
+            None,
+            &roots,
+        )
+        .unwrap();
     }
 }
 
@@ -71,12 +93,22 @@ fn what_is_the_policys_to_judge_is_a_claim() {
     let sessions = Sessions::new();
     let mut make = Make::at(now());
     make.needs_svn = 6;
-    for (make, debug, status) in [(Make::at(now()), true, "UpToDate"), (make, false, "OutOfDate")] {
+    for (make, debug, status) in [
+        (Make::at(now()), true, "UpToDate"),
+        (make, false, "OutOfDate"),
+    ] {
         let platform = Platform::make(&make);
         let mut td = td((4, 2), &sessions);
         td.td_attributes[0] = u8::from(debug);
         let evidence = evidence(&platform.quote(&td), None);
-        let claims = verify(Tee::Tdx, &evidence, &sessions.ours, None, &roots_of(&platform)).unwrap();
+        let claims = verify(
+            Tee::Tdx,
+            &evidence,
+            &sessions.ours,
+            None,
+            &roots_of(&platform),
+        )
+        .unwrap();
         assert_eq!(claims.claims["td_attributes"]["debug"], debug);
         assert_eq!(claims.claims["tcb_status"], status);
     }
@@ -85,7 +117,8 @@ fn what_is_the_policys_to_judge_is_a_claim() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn bad_quotes() {
-    let (sessions, platform, stranger) = (Sessions::new(), Platform::new(now()), Platform::new(now()));
+    let (sessions, platform, stranger) =
+        (Sessions::new(), Platform::new(now()), Platform::new(now()));
     let roots = roots_of(&platform);
     let mut table = Table::default();
     for kind in KINDS {
@@ -102,14 +135,25 @@ fn bad_quotes() {
             td
         };
 
-        for (what, digest) in [("another session", &sessions.other), ("additional evidence", &sessions.device)] {
+        for (what, digest) in [
+            ("another session", &sessions.other),
+            ("additional evidence", &sessions.device),
+        ] {
             let td = changed(&|td| td.report_data = report_data(digest));
-            refuse(what, "another session", &evidence(&platform.quote(&td), None));
+            refuse(
+                what,
+                "another session",
+                &evidence(&platform.quote(&td), None),
+            );
         }
         refuse("another root", "", &evidence(&stranger.quote(&good), None));
         for version in [0, 1, 2, 3, 6] {
             let td = changed(&|td| td.version = version);
-            refuse(&format!("marked as version {version}"), "", &evidence(&platform.quote(&td), None));
+            refuse(
+                &format!("marked as version {version}"),
+                "",
+                &evidence(&platform.quote(&td), None),
+            );
         }
         let sgx = changed(&|td| td.tee_type = 0);
         refuse("marked as SGX", "", &evidence(&platform.quote(&sgx), None));
@@ -117,8 +161,13 @@ fn bad_quotes() {
         // One bit anywhere in what is signed.
         let signed = good.signed().len();
         for (what, at) in [
-            ("the vendor", 12), ("the user data", 30), ("the TCB", signed - 580), ("MRTD", signed - 430),
-            ("RTMR 0", signed - 250), ("RTMR 3", signed - 100), ("REPORTDATA", signed - 10),
+            ("the vendor", 12),
+            ("the user data", 30),
+            ("the TCB", signed - 580),
+            ("MRTD", signed - 430),
+            ("RTMR 0", signed - 250),
+            ("RTMR 3", signed - 100),
+            ("REPORTDATA", signed - 10),
         ] {
             let mut bad = quote.clone();
             bad[at] ^= 1;
@@ -127,16 +176,40 @@ fn bad_quotes() {
         // And in what signs it: signature, key, enclave's report, its signature, authentication data, chain.
         let auth = signed + 4;
         for (what, at) in [
-            ("the signature", auth + 5), ("the attestation key", auth + 70), ("the enclave's report", auth + 140),
-            ("the enclave's key hash", auth + 134 + 325), ("the enclave's signature", auth + 134 + 390),
-            ("the authentication data", auth + 134 + 384 + 64 + 4), ("the PCK certificate", auth + 134 + 384 + 64 + 2 + 32 + 6 + 100),
+            ("the signature", auth + 5),
+            ("the attestation key", auth + 70),
+            ("the enclave's report", auth + 140),
+            ("the enclave's key hash", auth + 134 + 325),
+            ("the enclave's signature", auth + 134 + 390),
+            ("the authentication data", auth + 134 + 384 + 64 + 4),
+            (
+                "the PCK certificate",
+                auth + 134 + 384 + 64 + 2 + 32 + 6 + 100,
+            ),
         ] {
             let mut bad = quote.clone();
             bad[at] ^= 1;
             refuse(&format!("a bit in {what}"), "", &evidence(&bad, None));
         }
-        for length in [0, 1, 47, 48, 54, 600, signed, signed + 3, auth, auth + 64, auth + 133, quote.len() - 1] {
-            refuse(&format!("cut to {length} bytes"), "", &evidence(&quote[..length], None));
+        for length in [
+            0,
+            1,
+            47,
+            48,
+            54,
+            600,
+            signed,
+            signed + 3,
+            auth,
+            auth + 64,
+            auth + 133,
+            quote.len() - 1,
+        ] {
+            refuse(
+                &format!("cut to {length} bytes"),
+                "",
+                &evidence(&quote[..length], None),
+            );
         }
         let huge = [&quote[..], &vec![0; 200_000]].concat();
         refuse("an oversize quote", "bytes long", &evidence(&huge, None));
@@ -146,7 +219,11 @@ fn bad_quotes() {
         let (log, rtmrs) = event_log(&events);
         let measured = platform.quote(&changed(&|td| td.rtmrs = rtmrs));
         let mut with_log = |what: &str, log: &[u8]| {
-            refuse(&format!("log: {what}"), "event", &evidence(&measured, Some(log)));
+            refuse(
+                &format!("log: {what}"),
+                "event",
+                &evidence(&measured, Some(log)),
+            );
         };
         let (swapped, _) = event_log(&[events[0], events[2], (2, b"other")]);
         with_log("another event", &swapped);
@@ -168,14 +245,27 @@ fn bad_quotes() {
         refuse("a log that is not base64", "base64", &text);
 
         for (what, value) in [
-            ("null", Value::Null), ("a list", json!([])), ("nothing", json!({})), ("a number", json!({"quote": 1})),
-            ("no base64", json!({"quote": "!"})), ("an empty quote", json!({"quote": ""})),
+            ("null", Value::Null),
+            ("a list", json!([])),
+            ("nothing", json!({})),
+            ("a number", json!({"quote": 1})),
+            ("no base64", json!({"quote": "!"})),
+            ("an empty quote", json!({"quote": ""})),
         ] {
             refuse(what, "", &value);
         }
         for (what, register) in [("no MRCONFIGID", [0; 48]), ("another MRCONFIGID", [1; 48])] {
-            let evidence = evidence(&platform.quote(&changed(&|td| td.mr_config_id = register)), None);
-            let outcome = verify(Tee::Tdx, &evidence, &sessions.ours, Some(&init_data()), &roots);
+            let evidence = evidence(
+                &platform.quote(&changed(&|td| td.mr_config_id = register)),
+                None,
+            );
+            let outcome = verify(
+                Tee::Tdx,
+                &evidence,
+                &sessions.ours,
+                Some(&init_data()),
+                &roots,
+            );
             table.refuse(&name(what), "MRCONFIGID", outcome);
         }
     }
@@ -189,7 +279,11 @@ fn bad_platforms_and_collateral() {
     let good = td((4, 2), &sessions);
     let mut refuse = |what: &str, words: &str, platform: &Platform, roots: &Roots| {
         let evidence = evidence(&platform.quote(&good), None);
-        table.refuse(what, words, verify(Tee::Tdx, &evidence, &sessions.ours, None, roots));
+        table.refuse(
+            what,
+            words,
+            verify(Tee::Tdx, &evidence, &sessions.ours, None, roots),
+        );
     };
     let make = |change: &dyn Fn(&mut Make)| {
         let mut make = Make::at(now());
@@ -200,29 +294,69 @@ fn bad_platforms_and_collateral() {
         ("a revoked PCK certificate", make(&|m| m.revoked = true)),
         ("a revoked TCB level", make(&|m| m.tcb_status = "Revoked")),
         ("a status that is none", make(&|m| m.tcb_status = "Fine")),
-        ("collateral that ran out yesterday", make(&|m| m.expired_for = 86_400)),
+        (
+            "collateral that ran out yesterday",
+            make(&|m| m.expired_for = 86_400),
+        ),
     ] {
         refuse(what, "", &platform, &roots_of(&platform));
     }
     let (platform, other) = (Platform::new(now()), Platform::new(now()));
     let pem = || Some(platform.root_pem());
-    refuse("no collateral", "no collateral for platform 50f77e000000", &platform, &roots(&[], pem(), &[]));
-    refuse("Intel's own root", "", &platform, &roots(&[], None, &[platform.collateral().clone()]));
-    refuse("another platform's collateral", "", &platform, &roots(&[], pem(), &[other.collateral().clone()]));
-    let members: Vec<String> = platform.collateral().as_object().unwrap().keys().cloned().collect();
-    for member in members.iter().filter(|name| *name != "pck_crl_issuer_chain") {
+    refuse(
+        "no collateral",
+        "no collateral for platform 50f77e000000",
+        &platform,
+        &roots(&[], pem(), &[]),
+    );
+    refuse(
+        "Intel's own root",
+        "",
+        &platform,
+        &roots(&[], None, &[platform.collateral().clone()]),
+    );
+    refuse(
+        "another platform's collateral",
+        "",
+        &platform,
+        &roots(&[], pem(), &[other.collateral().clone()]),
+    );
+    let members: Vec<String> = platform
+        .collateral()
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    for member in members
+        .iter()
+        .filter(|name| *name != "pck_crl_issuer_chain")
+    {
         let mut mixed = platform.collateral().clone();
         mixed[member] = other.collateral()[member].clone();
         // Both platforms were made in one second, so what is not signed may be the same text.
         if mixed != *platform.collateral() {
-            refuse(&format!("the {member} of another"), "", &platform, &roots(&[], pem(), &[mixed]));
+            refuse(
+                &format!("the {member} of another"),
+                "",
+                &platform,
+                &roots(&[], pem(), &[mixed]),
+            );
         }
     }
     for member in ["tcb_info", "qe_identity"] {
         let mut altered = platform.collateral().clone();
-        let text = altered[member].as_str().unwrap().replace("\"tcbEvaluationDataNumber\":17", "\"tcbEvaluationDataNumber\":18");
+        let text = altered[member].as_str().unwrap().replace(
+            "\"tcbEvaluationDataNumber\":17",
+            "\"tcbEvaluationDataNumber\":18",
+        );
         altered[member] = json!(text);
-        refuse(&format!("a changed {member}"), "", &platform, &roots(&[], pem(), &[altered]));
+        refuse(
+            &format!("a changed {member}"),
+            "",
+            &platform,
+            &roots(&[], pem(), &[altered]),
+        );
     }
     table.end(12);
 }

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! A confidential node from its processor to its secret: the built agent asks a software processor through the
+//! files of the kernel's interface, a software TPM beside it, and a KBS that believes only what it verified.
+//! The policies are the operator's own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "in a test a panic is the report"
+)]
+
+use kbs_protocol::encoding::hex;
+use serde_json::{Value, json};
+use sheepfold_tests::administrator::Stored;
+use sheepfold_tests::world::{Node, World};
+use soft_tee::configfs::{Configfs, Device};
+use soft_tee::snp::{Authority, Generation};
+use soft_tee::tdx::{Platform, Td, event_log};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const ATTESTATION: &str = include_str!("../../operator/src/policy/attestation.rego");
+const RESOURCE: &str = include_str!("../../operator/src/policy/resource.rego");
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+/// A node whose TPM is known and whose processor is this device. The KBS believes the roots in `lab` and runs the
+/// operator's policies.
+fn confidential(
+    tee: &str,
+    lab: &[&str],
+    values: &[(&str, Value)],
+    device: Device,
+    root: &Path,
+) -> (World, Node, Stored, Configfs) {
+    let (mut world, node, stored) = World::enrolled_with_lab(lab).unwrap();
+    let provider = if tee == "snp" {
+        "sev_guest"
+    } else {
+        "tdx_guest"
+    };
+    let configfs = Configfs::serve(root, provider, device).unwrap();
+    let upload = |command: &str, text: &str| world.lab.admin(&[command], text.as_bytes()).unwrap();
+    upload("set-attestation-policy", ATTESTATION);
+    upload("set-resource-policy", RESOURCE);
+    let options = json!({"evidence": [format!("{tee}+tpm")], "identity": "ak", "pcrs": ["pcr04"]});
+    world
+        .set_reference_value("sheepfold_options", &options)
+        .unwrap();
+    for (name, value) in values {
+        world.set_reference_value(name, value).unwrap();
+    }
+    world.settings.evidence = format!("primary = {tee:?}\nadditional = [\"tpm\"]\nroot = {root:?}");
+    world.configure().unwrap();
+    (world, node, stored, configfs)
+}
+
+fn snp(root: &Path, measurement: u8) -> (World, Node, Stored, Configfs) {
+    let authority = Authority::new(now());
+    let pem = root.join("amd.pem");
+    std::fs::write(&pem, authority.pem()).unwrap();
+    let chip = authority.chip(Generation::Turin);
+    let table = authority.table(&chip);
+    let device = move |data: &[u8]| (chip.report(data.try_into().unwrap()), table.clone());
+    let values = [
+        (
+            "snp_measurements",
+            json!([format!("{measurement:02x}").repeat(48)]),
+        ),
+        (
+            "snp_tcb_floors",
+            json!([{"bootloader": 4, "microcode": 200, "snp": 20, "tee": 0}]),
+        ),
+    ];
+    confidential(
+        "snp",
+        &["--amd-root", pem.to_str().unwrap()],
+        &values,
+        Box::new(device),
+        root,
+    )
+}
+
+fn tdx(root: &Path) -> (World, Node, Stored, Configfs) {
+    let platform = Platform::new(now());
+    let (pem, collateral) = (root.join("intel.pem"), root.join("collateral.json"));
+    std::fs::write(&pem, platform.root_pem()).unwrap();
+    std::fs::write(&collateral, platform.collateral().to_string()).unwrap();
+    let (log, rtmrs) = event_log(&[(1, b"firmware"), (2, b"loader"), (3, b"kernel")]);
+    let table = root.join("sys/firmware/acpi/tables/data/CCEL");
+    std::fs::create_dir_all(table.parent().unwrap()).unwrap();
+    std::fs::write(table, [&log[..], &[0xff; 4096]].concat()).unwrap();
+    let device = move |data: &[u8]| {
+        let td = Td {
+            rtmrs,
+            report_data: data.try_into().unwrap(),
+            ..Td::default()
+        };
+        (platform.quote(&td), Vec::new())
+    };
+    let launch = json!({
+        "mr_td": "7d".repeat(48), "rtmr_1": hex::encode(rtmrs[1]), "rtmr_2": hex::encode(rtmrs[2]),
+    });
+    let values = [
+        ("tdx_launches", json!([launch])),
+        ("tdx_tcb_status", json!(["UpToDate"])),
+    ];
+    let lab = [
+        "--intel-root",
+        pem.to_str().unwrap(),
+        "--tdx-collateral",
+        collateral.to_str().unwrap(),
+    ];
+    confidential("tdx", &lab, &values, Box::new(device), root)
+}
+
+/// The secret comes, with one report for the handshake; status and doctor know what it came from.
+fn releases(world: &World, stored: &Stored, configfs: &Configfs, what: &str) {
+    let before = configfs.asked();
+    let fetched = world.run(world.agent(["fetch"])).unwrap();
+    assert_eq!(fetched.code, Some(0), "{fetched}\n{}", world.lab.log());
+    assert_eq!(fetched.stdout, stored.content.expose());
+    assert_eq!(configfs.asked(), before + 1, "one handshake, one report");
+    let explained = world.run(world.agent(["explain"])).unwrap();
+    assert!(explained.err().contains("gives default/"), "{explained}");
+    assert_eq!(configfs.asked(), before + 2);
+    for command in ["status", "doctor"] {
+        let shown = world.run(world.agent([command])).unwrap();
+        assert_eq!(shown.code, Some(0), "{shown}");
+        assert!(shown.err().contains(what), "{shown}");
+    }
+    assert_eq!(
+        configfs.asked(),
+        before + 2,
+        "nobody asks for a report to show a status"
+    );
+    assert_eq!(configfs.open_requests(), 0, "requests are removed");
+}
+
+#[test]
+fn snp_and_a_tpm_open_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let (world, _, stored, configfs) = snp(root.path(), 0xab);
+    releases(
+        &world,
+        &stored,
+        &configfs,
+        "SEV-SNP reports with certificates, through configfs-tsm",
+    );
+}
+
+#[test]
+fn tdx_and_a_tpm_open_the_disk() {
+    let root = tempfile::tempdir().unwrap();
+    let (world, _, stored, configfs) = tdx(root.path());
+    releases(
+        &world,
+        &stored,
+        &configfs,
+        "TDX quotes through configfs-tsm, with an event log",
+    );
+}
+
+#[test]
+fn another_launch_is_refused_and_explained() {
+    let root = tempfile::tempdir().unwrap();
+    let (world, _, _, _configfs) = snp(root.path(), 0xcd);
+    let refused = world.run(world.agent(["fetch"])).unwrap();
+    assert_eq!(refused.code, Some(14), "{refused}");
+    let explained = world.run(world.agent(["explain"])).unwrap();
+    assert!(
+        explained.err().contains("what it booted is not approved"),
+        "{explained}"
+    );
+}
+
+#[test]
+fn a_node_never_takes_the_next_best() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut world, _, _, configfs) = snp(root.path(), 0xab);
+    let mut stops = |evidence: &str, root: &Path, says: &str| {
+        world.settings.evidence = format!("{evidence}\nroot = {root:?}");
+        world.configure().unwrap();
+        for command in ["fetch", "status", "doctor"] {
+            let stopped = world.run(world.agent([command])).unwrap();
+            assert_eq!(stopped.code, Some(11), "{stopped}");
+            assert!(stopped.err().contains(says), "{stopped}");
+        }
+    };
+    // Another driver answers; then none does.
+    stops(
+        "primary = \"tdx\"",
+        root.path(),
+        "reports come from \"sev_guest\"",
+    );
+    let nothing = tempfile::tempdir().unwrap();
+    stops(
+        "primary = \"snp\"",
+        nothing.path(),
+        "neither /sys/kernel/config/tsm/report nor /dev/sev-guest",
+    );
+    assert_eq!(configfs.asked(), 0);
+}
