@@ -21,8 +21,6 @@ pub enum Step {
     Quote,
     /// TPM2_PCR_Read.
     ReadPcrs,
-    /// TPM2_PCR_Extend.
-    Extend,
     /// TPM2_GetCapability.
     Capability,
     /// TPM2_NV_ReadPublic and TPM2_NV_Read of a certificate.
@@ -45,7 +43,6 @@ impl fmt::Display for Step {
             Self::KeepKey => "storing the attestation key",
             Self::Quote => "quoting the PCRs",
             Self::ReadPcrs => "reading the PCRs",
-            Self::Extend => "extending a PCR",
             Self::Capability => "asking the TPM for its properties",
             Self::ReadCertificate => "reading the certificate of the endorsement key",
             Self::CreateEk => "making the endorsement key",
