@@ -17,15 +17,12 @@ pub struct Settings {
     pub insecure_http: bool,
     /// `enroll.registrar`.
     pub registrar: Option<String>,
-<<<<<<< HEAD
     /// `ignition.path`.
     pub ignition: Option<String>,
-=======
     /// The lines of `[evidence]`; empty for a TPM alone.
     pub evidence: String,
     /// `kbs.init_data_file`.
     pub init_data_file: Option<PathBuf>,
->>>>>>> d445129 (lab-kbs verifies SEV-SNP, TDX and Azure; soft-tee, confidential machines made of software)
     /// `tpm.tcti`.
     pub tcti: String,
     /// `trust.mode`.
@@ -49,12 +46,9 @@ impl Settings {
             path: "default/{node}/root".to_owned(),
             insecure_http: false,
             registrar: None,
-<<<<<<< HEAD
             ignition: None,
-=======
             evidence: String::new(),
             init_data_file: None,
->>>>>>> d445129 (lab-kbs verifies SEV-SNP, TDX and Azure; soft-tee, confidential machines made of software)
             tcti,
             mode: "measured",
             binding: "required",
@@ -82,26 +76,20 @@ impl Settings {
             self.connect,
             self.request,
         );
-<<<<<<< HEAD
-        for name in ["fetch", "decrypt", "encrypt", "config"] {
-=======
         if let Some(file) = &self.init_data_file {
             text = text.replacen("[kbs]\n", &format!("[kbs]\ninit_data_file = {file:?}\n"), 1);
         }
-        for name in ["fetch", "decrypt", "encrypt"] {
->>>>>>> d445129 (lab-kbs verifies SEV-SNP, TDX and Azure; soft-tee, confidential machines made of software)
+        for name in ["fetch", "decrypt", "encrypt", "config"] {
             let _ = writeln!(text, "{name} = {:?}", self.overall);
         }
         if let Some(registrar) = &self.registrar {
             let _ = write!(text, "\n[enroll]\nregistrar = {registrar:?}\n");
         }
-<<<<<<< HEAD
         if let Some(path) = &self.ignition {
             let _ = write!(text, "\n[ignition]\npath = {path:?}\n");
-=======
+        }
         if !self.evidence.is_empty() {
             let _ = write!(text, "\n[evidence]\n{}\n", self.evidence);
->>>>>>> d445129 (lab-kbs verifies SEV-SNP, TDX and Azure; soft-tee, confidential machines made of software)
         }
         let _ = write!(
             text,
