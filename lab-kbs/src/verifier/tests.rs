@@ -3,6 +3,11 @@
 //! Hardware evidence, good and bad: machines made of software under roots of their own, one thing wrong at a
 //! time, and recorded evidence of real machines under AMD's and Intel's roots.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "in a test a panic is the report"
+)]
+
 mod recorded;
 mod sample;
 mod snp;
