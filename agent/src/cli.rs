@@ -38,6 +38,8 @@ pub enum Command {
     Enroll,
     /// Show what this node is and whom it trusts. Asks no server.
     Status,
+    /// Open volumes.
+    Unlock(Unlock),
     /// Ask for the secret, throw it away, and say why it came or did not.
     Explain {
         /// The volume whose secret is asked for.
@@ -67,6 +69,17 @@ pub enum Resource {
     Volume(Volume),
     /// A path in the KBS, `{node}` allowed.
     Path(String),
+}
+
+/// Which volumes, and how far.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Unlock {
+    /// Their device-mapper names, one at least.
+    pub names: Vec<String>,
+    /// The device of the only one; otherwise the kernel command line or `/etc/crypttab` says.
+    pub device: Option<PathBuf>,
+    /// Everything but the activation.
+    pub test: bool,
 }
 
 /// The two halves of the Clevis pin.
@@ -111,6 +124,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     let mut root = None;
     let mut token_from_stdin = false;
     let mut or_poweroff = false;
+    let mut unlock = Unlock::default();
     let mut words: Vec<String> = Vec::new();
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next()? {
@@ -120,6 +134,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             Long("path") => path = Some(parser.value()?.string()?),
             Long("volume") => volume = Some(parser.value()?.parse::<Volume>()?),
             Long("root") => root = Some(PathBuf::from(parser.value()?)),
+            Long("name") => unlock.names.push(parser.value()?.string()?),
+            Long("device") => unlock.device = Some(parser.value()?.into()),
+            Long("test") => unlock.test = true,
             Long("token") => {
                 let value = parser.value()?;
                 if value != "-" {
@@ -180,6 +197,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         ["seal"] => Command::Seal {
             or_poweroff: std::mem::take(&mut or_poweroff),
         },
+        ["unlock"] => Command::Unlock(checked(std::mem::take(&mut unlock))?),
         [] => return Err("no command: try `trustee-agent --help`".into()),
         other => {
             return Err(format!(
@@ -191,6 +209,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
     };
     if or_poweroff {
         return Err("--or-poweroff goes with `seal` only".into());
+    }
+    if unlock != Unlock::default() {
+        return Err("--name, --device and --test go with `unlock` only".into());
     }
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
@@ -209,6 +230,26 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         config,
         json,
     })
+}
+
+/// A name becomes part of paths and of the kernel's names; systemd knows no more characters unescaped.
+fn checked(unlock: Unlock) -> Result<Unlock, lexopt::Error> {
+    if unlock.names.is_empty() {
+        return Err("`unlock` needs --name NAME, once for each volume".into());
+    }
+    if unlock.device.is_some() && unlock.names.len() > 1 {
+        return Err("--device goes with one --name only".into());
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    for name in &unlock.names {
+        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.chars().all(legal) {
+            return Err(format!(
+                "a volume's name is 1 to 64 letters, digits, \"-\", \"_\" and \".\", got {name:?}"
+            )
+            .into());
+        }
+    }
+    Ok(unlock)
 }
 
 /// `clevis-encrypt-trustee CONFIG [-y]`; Clevis passes an empty second word at times.
@@ -276,6 +317,9 @@ Commands:
   explain [--volume NAME | --token -]
                        ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
+  unlock --name NAME…  open volumes by the secrets of this node, from headers judged first
+         [--device DEV]  (default: rd.luks.name= of the kernel command line, then /etc/crypttab)
+         [--test]        stop before the volume becomes active
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
   guard                make sure that what is mounted at /sysroot is a volume that the agent opened
   seal [--or-poweroff] move the register that disk secrets depend on: no more of them until the next
@@ -383,6 +427,15 @@ mod tests {
             (&["t", "--frob"], "--frob"),
             (&["t", "fetch", "--path"], "--path"),
             (&["t", "explain", "--token", "file"], "standard input"),
+            (&["t", "unlock"], "--name"),
+            (&["t", "attest", "--name", "x"], "`unlock` only"),
+            (&["t", "unlock", "--name", "../x"], "1 to 64 letters"),
+            (
+                &[
+                    "t", "unlock", "--name", "a", "--name", "b", "--device", "/x",
+                ],
+                "one --name",
+            ),
             (&["t", "--json", "pin", "decrypt"], "`pin`"),
         ] {
             assert!(read(line).unwrap_err().contains(reason), "{line:?}");

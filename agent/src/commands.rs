@@ -12,6 +12,7 @@ mod guard;
 mod pin;
 mod seal;
 mod status;
+mod unlock;
 
 use crate::cli::{self, Command, Invocation};
 use crate::error::Error;
@@ -46,6 +47,7 @@ fn dispatch(
         Command::Fetch { resource } => fetch::run(&config, &resource, json),
         Command::FetchConfig { root } => fetch_config::run(&config, &root, json),
         Command::Enroll => enroll::run(&config, json),
+        Command::Unlock(options) => unlock::run(&config, &options, json),
         Command::Status => status::run(&config, json),
         Command::Explain { volume } => explain::run(&config, &volume, json),
         Command::ExplainToken => explain::token(json),

@@ -15,6 +15,7 @@ mod error;
 mod evidence;
 mod ignition;
 mod server;
+mod unlock;
 
 pub use anchors::Anchors;
 pub use boot::{Boot, Seal};
@@ -23,6 +24,7 @@ pub use error::ConfigError;
 pub use evidence::Sources;
 pub use ignition::Ignition;
 pub use server::ServerUrl;
+pub use unlock::{Unlock, UnlockMode, VkId};
 
 pub(crate) use anchors::{certificates, sha256_hex};
 pub(crate) use error::Problem;
@@ -58,6 +60,8 @@ pub struct Config {
     pub boot: Boot,
     /// Where this node's Ignition config lies, if it comes out of an attestation.
     pub ignition: Option<Ignition>,
+    /// Which volumes the node opens, and how.
+    pub unlock: Unlock,
     files: Files,
 }
 
@@ -87,6 +91,8 @@ pub struct Timeouts {
     pub hedge: Duration,
     /// `trustee-agent fetch` and `attest`, all attempts together.
     pub fetch: Option<Duration>,
+    /// `trustee-agent unlock` at boot, all attempts together.
+    pub unlock: Option<Duration>,
     /// `clevis decrypt`, all attempts together.
     pub decrypt: Option<Duration>,
     /// `clevis encrypt`, all attempts together; it also waits for the network of a first boot.
@@ -213,6 +219,7 @@ impl Config {
                 request: duration::positive("timeouts.request", &raw.timeouts.request)?,
                 hedge: duration::parse("timeouts.hedge", &raw.timeouts.hedge)?,
                 fetch: duration::deadline("timeouts.fetch", &raw.timeouts.fetch)?,
+                unlock: duration::deadline("timeouts.unlock", &raw.timeouts.unlock)?,
                 decrypt: duration::deadline("timeouts.decrypt", &raw.timeouts.decrypt)?,
                 encrypt: duration::deadline("timeouts.encrypt", &raw.timeouts.encrypt)?,
                 config: duration::deadline("timeouts.config", &raw.timeouts.config)?,
@@ -224,6 +231,7 @@ impl Config {
             },
             mode: raw.trust.mode,
             binding: raw.secret.binding,
+            unlock: Unlock::parse(raw.unlock, raw.boot.confidential)?,
             boot: Boot::parse(raw.boot)?,
             ignition: raw.ignition.map(Ignition::parse).transpose()?,
             files: Files {

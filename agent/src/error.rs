@@ -10,6 +10,7 @@ use crate::kbs::KbsError;
 use crate::measure::MeasureError;
 use crate::state::StateError;
 use crate::trust::TrustError;
+use crate::unlock::UnlockError;
 use clevis_pin::Fault;
 use clevis_pin::error::Subject;
 use kbs_protocol::{Blame, Owner, Persistence};
@@ -36,15 +37,21 @@ pub enum Error {
     /// A register that did not move.
     #[error(transparent)]
     Measure(#[from] MeasureError),
-    /// The memory of this boot.
-    #[error(transparent)]
-    State(#[from] StateError),
     /// An Ignition config, or what would take its place.
     #[error(transparent)]
     Ignition(#[from] IgnitionError),
     /// A path, or what the KBS stores.
     #[error(transparent)]
     Protocol(#[from] kbs_protocol::Error),
+    /// The memory of this boot.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A volume that stays shut.
+    #[error(transparent)]
+    Unlock(#[from] UnlockError),
+    /// What the KBS keeps beside a secret.
+    #[error("the record of the volume key beside the secret is malformed: {0}")]
+    VkRecord(String),
     /// What a person gave to be explained.
     #[error("standard input holds no attestation token: {0}")]
     NoToken(kbs_protocol::Error),
@@ -80,10 +87,11 @@ impl Error {
             Self::Kbs(error) => Some(error),
             Self::Guard(error) => Some(error),
             Self::Measure(error) => Some(error),
-            Self::State(error) => Some(error),
             Self::Ignition(error) => Some(error),
             Self::Protocol(error) => Some(error),
-            Self::NoToken(_) | Self::Pin(_) | Self::Io { .. } => None,
+            Self::State(error) => Some(error),
+            Self::Unlock(error) => Some(error),
+            Self::NoToken(_) | Self::VkRecord(_) | Self::Pin(_) | Self::Io { .. } => None,
         }
     }
 }
@@ -93,6 +101,7 @@ impl Blame for Error {
         match self {
             Self::Pin(fault) => owner_of_fault(fault),
             Self::NoToken(_) => Owner::Data,
+            Self::VkRecord(_) => Owner::Server,
             other => other.inner().map_or(Owner::Machine, Blame::owner),
         }
     }
@@ -105,6 +114,10 @@ impl Blame for Error {
     fn advice(&self) -> String {
         match self {
             Self::Pin(fault) => fault.advice().to_owned(),
+            Self::VkRecord(_) => {
+                "store {\"vk_id\":\"…\"} there, as `trustee-agent unlock --test --json` prints it"
+                    .to_owned()
+            }
             Self::NoToken(_) => {
                 "give one token and nothing else: three parts in base64url between two dots"
                     .to_owned()

@@ -4,7 +4,7 @@
 //!
 //! [`Client::fetch`] reads like this: [`race`] finds a server that answers, [`handshake`] walks through
 //! challenge, evidence, token and resource with it over one connection of [`http`] under [`tls`], and
-//! [`retry`] starts over while that can help. Subcommands and the Clevis pin call it; nothing else in this
+//! [`retry`] starts over while that can help. A [`Session`] gets several resources for one attestation. Subcommands and the Clevis pin call it; nothing else in this
 //! program opens a socket.
 
 mod blame;
@@ -15,6 +15,7 @@ mod http;
 mod race;
 mod registrar;
 mod retry;
+mod session;
 mod tls;
 mod tls_problem;
 mod token;
@@ -22,6 +23,7 @@ mod token;
 pub use error::{EvidenceFailure, KbsError};
 pub use registrar::{Enrol, Registrar};
 pub use retry::{Pace, Patience, SystemPace, Wait};
+pub use session::Session;
 pub use tls_problem::TlsProblem;
 pub use token::Token;
 
@@ -150,20 +152,21 @@ impl Client {
         patience: Patience,
         on_wait: &mut dyn FnMut(Wait<'_>),
     ) -> Result<Fetched, KbsError> {
+        let (fetched, _) = self.begin(attester, path, patience, on_wait)?;
+        Ok(fetched)
+    }
+
+    /// As [`Client::fetch`], and keeps the door open for further resources.
+    fn begin(
+        &self,
+        attester: &mut dyn Attest,
+        path: &ResourcePath,
+        patience: Patience,
+        on_wait: &mut dyn FnMut(Wait<'_>),
+    ) -> Result<(Fetched, Attested), KbsError> {
         retry::retry(patience, &mut SystemPace, on_wait, |until| {
             self.round(attester, until, &mut |attested, until| {
-                let begin = Instant::now();
-                Ok((attested.resource(path, until)?, begin.elapsed()))
-            })
-            .map(|((secret, resource), attestation)| Fetched {
-                secret,
-                token: attestation.token,
-                server: attestation.server,
-                timings: Timings {
-                    resource,
-                    ..attestation.timings
-                },
-                clock_skew: attestation.clock_skew,
+                attested.fetch(path, until)
             })
         })
     }
@@ -180,7 +183,7 @@ impl Client {
     ) -> Result<Attestation, KbsError> {
         retry::retry(patience, &mut SystemPace, on_wait, |until| {
             self.round(attester, until, &mut |_, _| Ok(()))
-                .map(|((), attestation)| attestation)
+                .map(|((), attested)| attested.attestation())
         })
     }
 
@@ -204,7 +207,7 @@ impl Client {
         attester: &mut dyn Attest,
         until: Option<Instant>,
         finish: &mut Finish<'_, T>,
-    ) -> Result<(T, Attestation), KbsError> {
+    ) -> Result<(T, Attested), KbsError> {
         let mut candidates = self.servers.clone();
         let mut failures = Vec::new();
         while !candidates.is_empty() {
@@ -241,7 +244,7 @@ impl Client {
         attester: &mut dyn Attest,
         until: Option<Instant>,
         finish: &mut Finish<'_, T>,
-    ) -> Result<(T, Attestation), KbsError> {
+    ) -> Result<(T, Attested), KbsError> {
         let http = Arc::clone(&challenged.http);
         let tee = attester.tee();
         match self.once(challenged, attester, until, finish) {
@@ -259,26 +262,10 @@ impl Client {
         attester: &mut dyn Attest,
         until: Option<Instant>,
         finish: &mut Finish<'_, T>,
-    ) -> Result<(T, Attestation), KbsError> {
-        let server = challenged.http.server.clone();
-        let (auth, clock_skew) = (challenged.took, challenged.clock_skew);
+    ) -> Result<(T, Attested), KbsError> {
         let attested = challenged.attest(attester, self.init_data.as_ref(), until)?;
         let value = finish(&attested, until)?;
-        let timings = Timings {
-            auth,
-            evidence: attested.evidence_took,
-            attest: attested.attest_took,
-            resource: Duration::ZERO,
-        };
-        Ok((
-            value,
-            Attestation {
-                token: attested.token,
-                server,
-                timings,
-                clock_skew,
-            },
-        ))
+        Ok((value, attested))
     }
 }
 

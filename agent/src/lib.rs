@@ -23,3 +23,4 @@ pub mod seal;
 pub mod source;
 pub mod state;
 pub mod trust;
+pub mod unlock;

@@ -6,7 +6,7 @@
 
 use crate::config::{Binding as BindingRule, Config, Mode};
 use crate::error::Error;
-use crate::kbs::{Client, Patience};
+use crate::kbs::{Client, Patience, Session};
 use crate::node::Node;
 use crate::report;
 use crate::trust::{self, Hint, Origin, Target};
@@ -15,18 +15,99 @@ use kbs_protocol::encoding::b64u;
 use kbs_protocol::resource::{ResourcePath, Volume};
 use kbs_protocol::resource_secret::ResourceSecret;
 use kbs_protocol::{NodeId, Secret};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The KBS as the pin sees it.
+/// The KBS as the pin sees it. One source attests once, however many secrets it is asked for.
 pub struct KbsSource {
     config: PathBuf,
+    patience: Option<Patience>,
+    opened: Option<Opened>,
+}
+
+/// What the first request opens.
+struct Opened {
+    node: Node,
+    /// With the servers and the init-data that it was made for.
+    session: Option<(Target, Session)>,
+    /// Ids of volume keys that came with secrets, by the secret's path.
+    vk_ids: BTreeMap<String, String>,
 }
 
 impl KbsSource {
     /// The source that this configuration file describes. Nothing is opened yet: a malformed token is
     /// refused before the TPM is asked.
     pub fn new(config: PathBuf) -> Self {
-        Self { config }
+        Self {
+            config,
+            patience: None,
+            opened: None,
+        }
+    }
+
+    /// The same with a patience of its own, instead of the one that `[timeouts]` has for the pin.
+    #[must_use]
+    pub fn with_patience(self, patience: Patience) -> Self {
+        Self {
+            patience: Some(patience),
+            ..self
+        }
+    }
+
+    /// The measured configuration.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    pub fn config(&mut self) -> Result<&Config, Error> {
+        Ok(&self.open()?.node.config)
+    }
+
+    /// The path of this volume's secret, if the configuration has one for each volume.
+    ///
+    /// # Errors
+    /// As [`Node::open`], or the name cannot stand in a path.
+    pub fn path_of(&mut self, volume: &str) -> Result<Option<String>, Error> {
+        let node = &self.open()?.node;
+        if node.config.mode == Mode::Header || !node.config.kbs.path.names_volumes() {
+            return Ok(None);
+        }
+        let path = node.config.kbs.path.expand(&node.id, &volume.parse()?)?;
+        Ok(Some(path.to_string()))
+    }
+
+    /// The id of the volume key that belongs to the secret at this path, which was fetched before: from the secret
+    /// itself, else from the record beside it. `None` if the server has neither.
+    ///
+    /// # Errors
+    /// As a fetch; a server that refuses the record has none for this node.
+    pub fn vk_id(&mut self, path: &str) -> Result<Option<String>, Error> {
+        let patience = self.patience;
+        let opened = self.open()?;
+        if let Some(known) = opened.vk_ids.get(path) {
+            return Ok(Some(known.clone()));
+        }
+        let record: ResourcePath = format!("{path}.{VK_RECORD}").parse()?;
+        let Some((_, session)) = &mut opened.session else {
+            return Ok(None);
+        };
+        let patience = patience.unwrap_or(Patience::Once);
+        match session.fetch(&mut opened.node, &record, patience, &mut report::waiting()) {
+            Ok(fetched) => Ok(Some(VkRecord::parse(&fetched.secret)?.vk_id)),
+            Err(error) if error.refusal().is_some() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn open(&mut self) -> Result<&mut Opened, Error> {
+        let opened = match self.opened.take() {
+            Some(opened) => opened,
+            None => Opened {
+                node: Node::open(&self.config)?,
+                session: None,
+                vk_ids: BTreeMap::new(),
+            },
+        };
+        Ok(self.opened.insert(opened))
     }
 }
 
@@ -34,23 +115,23 @@ impl SecretSource for KbsSource {
     type Error = Error;
 
     fn fetch(&mut self, request: &SecretRequest<'_>) -> Result<Fetched, Error> {
-        let mut node = Node::open(&self.config)?;
-        let target = target(&node.config, &node.id, request)?;
+        let patience = self.patience;
+        let opened = self.open()?;
+        let target = target(&opened.node.config, &opened.node.id, request)?;
+        let timeouts = &opened.node.config.timeouts;
         let deadline = match request.purpose {
-            Purpose::Encrypt => node.config.timeouts.encrypt,
-            Purpose::Decrypt => node.config.timeouts.decrypt,
+            Purpose::Encrypt => timeouts.encrypt,
+            Purpose::Decrypt => timeouts.decrypt,
         };
-        let client = Client::new(&target, &node.config.timeouts)?;
-        let fetched = client.fetch(
-            &mut node,
-            &target.path,
-            Patience::from(deadline),
-            &mut report::waiting(),
-        )?;
-        let secret = read_secret(&fetched.secret, &node.config, &node.id, &target.path)?;
+        let patience = patience.unwrap_or(Patience::from(deadline));
+        let secret = opened.fetch(&target, &target.path, patience)?;
+        let path = target.path.to_string();
         let mut cek = Cek::new(secret.key());
+        if let Some(vk_id) = &secret.binding().vk_id {
+            opened.vk_ids.insert(path.clone(), vk_id.clone());
+        }
         if let Some(kid) = request.kid.filter(|kid| cek.id() != **kid)
-            && let Some(kept) = fetch_kept(&client, &mut node, &target.path, kid)?
+            && let Some(kept) = opened.fetch_kept(&target, kid)?
         {
             cek = kept;
         }
@@ -58,35 +139,68 @@ impl SecretSource for KbsSource {
             cek,
             binding: Binding {
                 servers: named_servers(&target, request),
-                path: target.path.to_string(),
+                path,
+                cfg: opened.node.config.pinned_digest(),
                 init_data: target.init_data.map(|init_data| init_data.body),
-                cfg: node.config.pinned_digest(),
             },
         })
     }
 }
 
-/// The key that a rotation has moved aside. Between a rotation and the rebinding of the volume the token on
-/// the disk still wants the old key, which the operator keeps at `<path>.<kid>`. `None` when the server has none
-/// there; the pin then says that the secret was replaced.
-fn fetch_kept(
-    client: &Client,
-    node: &mut Node,
-    path: &ResourcePath,
-    kid: &[u8; 16],
-) -> Result<Option<Cek>, Error> {
-    let kept: ResourcePath = format!("{path}.{}", b64u::encode(kid)).parse()?;
-    match client.fetch(node, &kept, Patience::Once, &mut report::waiting()) {
-        Ok(fetched) => {
-            log::warn!(
-                "the secret was rotated and this volume still uses the old one: bind it again"
-            );
-            // It names the path it was made for, not the one it is kept at.
-            let secret = read_secret(&fetched.secret, &node.config, &node.id, path)?;
-            Ok(Some(Cek::new(secret.key())))
+impl Opened {
+    /// The secret at `at`, which names the target's path.
+    fn fetch(
+        &mut self,
+        target: &Target,
+        at: &ResourcePath,
+        patience: Patience,
+    ) -> Result<ResourceSecret, Error> {
+        let same = |made_for: &Target| {
+            made_for.servers == target.servers && made_for.init_data == target.init_data
+        };
+        let session = match self.session.take() {
+            Some((made_for, session)) if same(&made_for) => session,
+            _ => Session::new(Client::new(target, &self.node.config.timeouts)?),
+        };
+        let (_, session) = self.session.insert((target.clone(), session));
+        let fetched = session.fetch(&mut self.node, at, patience, &mut report::waiting())?;
+        read_secret(
+            &fetched.secret,
+            &self.node.config,
+            &self.node.id,
+            &target.path,
+        )
+    }
+
+    /// The key that a rotation has moved aside. Between a rotation and the rebinding of the volume the token on
+    /// the disk still wants the old key, which the operator keeps at `<path>.<kid>`. `None` when the server has
+    /// none there; the pin then says that the secret was replaced.
+    fn fetch_kept(&mut self, target: &Target, kid: &[u8; 16]) -> Result<Option<Cek>, Error> {
+        let kept: ResourcePath = format!("{}.{}", target.path, b64u::encode(kid)).parse()?;
+        // It names the path it was made for, not the one it is kept at.
+        match self.fetch(target, &kept, Patience::Once) {
+            Ok(secret) => {
+                log::warn!(
+                    "the secret was rotated and this volume still uses the old one: bind it again"
+                );
+                Ok(Some(Cek::new(secret.key())))
+            }
+            Err(Error::Kbs(error)) if error.refusal().is_some() => Ok(None),
+            Err(error) => Err(error),
         }
-        Err(error) if error.refusal().is_some() => Ok(None),
-        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the KBS keeps beside a secret, at `<path>.vk`: the id of the volume key that the secret opens. A resource of
+/// its own, because whoever records the id cannot read the secret to write it anew.
+#[derive(serde::Deserialize)]
+struct VkRecord {
+    vk_id: String,
+}
+
+impl VkRecord {
+    fn parse(content: &Secret) -> Result<Self, Error> {
+        serde_json::from_slice(content.expose()).map_err(|error| Error::VkRecord(error.to_string()))
     }
 }
 
@@ -158,3 +272,6 @@ fn named_servers(target: &Target, request: &SecretRequest<'_>) -> Vec<Server> {
         .map(|target| server(&target.url))
         .collect()
 }
+
+/// Ends the path of the record; a kept key ends with its `kid`, which is longer.
+const VK_RECORD: &str = "vk";

@@ -23,8 +23,13 @@ use crate::secret::{Cek, Plaintext};
 
 /// A token that was read and not yet opened.
 pub struct CompactJwe<'a> {
-    protected: &'a [u8],
+    parts: Parts<'a>,
     header: Header,
+}
+
+/// The segments of a token of direct encryption, whoever it is for.
+pub(crate) struct Parts<'a> {
+    protected: &'a [u8],
     iv: [u8; IV_LENGTH],
     ciphertext: Vec<u8>,
     tag: [u8; TAG_LENGTH],
@@ -38,43 +43,11 @@ impl<'a> CompactJwe<'a> {
     /// [`Fault::TooLarge`] above [`MAX_TOKEN`] bytes, [`Fault::TokenMalformed`], or what [`Header::parse`]
     /// refuses.
     pub fn parse(token: &'a [u8]) -> Result<Self, Fault> {
-        if token.len() > MAX_TOKEN {
-            return Err(too_large(Subject::Token, token.len(), MAX_TOKEN));
-        }
-        let mut segments = token.trim_ascii_end().split(|&byte| byte == b'.');
-        let five = [(); 5].map(|()| segments.next());
-        let (
-            [
-                Some(protected),
-                Some(key),
-                Some(iv),
-                Some(ciphertext),
-                Some(tag),
-            ],
-            None,
-        ) = (five, segments.next())
-        else {
-            return Err(Fault::TokenMalformed(
-                "expected five segments between four dots".to_owned(),
-            ));
-        };
+        let segments = segments(token)?;
+        let [protected, ..] = segments;
         let header = Header::parse(&segment("header", protected)?)?;
-        if !key.is_empty() {
-            return Err(Fault::TokenMalformed(
-                "the encrypted key is not empty, as direct encryption has it".to_owned(),
-            ));
-        }
-        let ciphertext = segment("ciphertext", ciphertext)?;
-        if ciphertext.is_empty() {
-            return Err(Fault::TokenMalformed("the ciphertext is empty".to_owned()));
-        }
-        Ok(Self {
-            protected,
-            header,
-            iv: fixed_segment("initialisation vector", iv)?,
-            ciphertext,
-            tag: fixed_segment("tag", tag)?,
-        })
+        let parts = Parts::parse(segments)?;
+        Ok(Self { parts, header })
     }
 
     /// What the token says. Not authenticated before [`CompactJwe::open`].
@@ -89,6 +62,56 @@ impl<'a> CompactJwe<'a> {
     ///
     /// [`Fault::NotAuthentic`]: another key, or a changed token.
     pub fn open(self, cek: &Cek) -> Result<Plaintext, Fault> {
+        self.parts.open(cek)
+    }
+}
+
+/// The five segments of a compact JWE.
+pub(crate) fn segments(token: &[u8]) -> Result<[&[u8]; 5], Fault> {
+    if token.len() > MAX_TOKEN {
+        return Err(too_large(Subject::Token, token.len(), MAX_TOKEN));
+    }
+    let mut segments = token.trim_ascii_end().split(|&byte| byte == b'.');
+    let five = [(); 5].map(|()| segments.next());
+    match (five, segments.next()) {
+        (
+            [
+                Some(protected),
+                Some(key),
+                Some(iv),
+                Some(ciphertext),
+                Some(tag),
+            ],
+            None,
+        ) => Ok([protected, key, iv, ciphertext, tag]),
+        _ => Err(Fault::TokenMalformed(
+            "expected five segments between four dots".to_owned(),
+        )),
+    }
+}
+
+impl<'a> Parts<'a> {
+    pub(crate) fn parse(
+        [protected, key, iv, ciphertext, tag]: [&'a [u8]; 5],
+    ) -> Result<Self, Fault> {
+        if !key.is_empty() {
+            return Err(Fault::TokenMalformed(
+                "the encrypted key is not empty, as direct encryption has it".to_owned(),
+            ));
+        }
+        let ciphertext = segment("ciphertext", ciphertext)?;
+        if ciphertext.is_empty() {
+            return Err(Fault::TokenMalformed("the ciphertext is empty".to_owned()));
+        }
+        Ok(Self {
+            protected,
+            iv: fixed_segment("initialisation vector", iv)?,
+            ciphertext,
+            tag: fixed_segment("tag", tag)?,
+        })
+    }
+
+    pub(crate) fn open(self, cek: &Cek) -> Result<Plaintext, Fault> {
         let mut bytes = Zeroizing::new(self.ciphertext);
         Aes256Gcm::new(cek.expose().into())
             .decrypt_in_place_detached(
@@ -150,7 +173,7 @@ pub(crate) fn decode_b64u(text: &[u8]) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-fn segment(name: &str, text: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(crate) fn segment(name: &str, text: &[u8]) -> Result<Vec<u8>, Fault> {
     decode_b64u(text).ok_or_else(|| {
         Fault::TokenMalformed(format!("the {name} is not base64url without padding"))
     })
@@ -184,7 +207,7 @@ const TAG_LENGTH: usize = 16;
 
 #[cfg(test)]
 mod tests {
-    use super::{CompactJwe, decode_b64u, seal};
+    use super::{CompactJwe, Parts, decode_b64u, seal};
     use crate::error::Fault;
     use crate::header::Header;
     use crate::secret::Cek;
@@ -192,14 +215,16 @@ mod tests {
     /// RFC 7516 appendix A.1: its key encryption is RSA, its content encryption is ours.
     fn rfc_7516_a1() -> CompactJwe<'static> {
         CompactJwe {
-            protected: b"eyJhbGciOiJSU0EtT0FFUCIsImVuYyI6IkEyNTZHQ00ifQ",
             header: header(),
+            parts: Parts {
+            protected: b"eyJhbGciOiJSU0EtT0FFUCIsImVuYyI6IkEyNTZHQ00ifQ",
             iv: [227, 197, 117, 252, 2, 219, 233, 68, 180, 225, 77, 219],
             ciphertext: decode_b64u(
                 b"5eym8TW_c8SuK0ltJ3rpYIzOeDQz7TALvtu6UG9oMo4vpzs9tX_EFShS8iB7j6jiSdiwkIr3ajwQzaBtQD_A",
             )
             .unwrap(),
             tag: decode_b64u(b"XFBoMYUZodetZdvTiFvSkQ").unwrap().try_into().unwrap(),
+            },
         }
     }
 
@@ -220,7 +245,7 @@ mod tests {
     #[test]
     fn the_protected_segment_is_authenticated_as_received() {
         let mut token = rfc_7516_a1();
-        token.protected = b"eyJlbmMiOiJBMjU2R0NNIiwiYWxnIjoiUlNBLU9BRVAifQ";
+        token.parts.protected = b"eyJlbmMiOiJBMjU2R0NNIiwiYWxnIjoiUlNBLU9BRVAifQ";
         assert_eq!(
             token.open(&Cek::new(&RFC_7516_A1_CEK)).err(),
             Some(Fault::NotAuthentic)

@@ -24,6 +24,7 @@ pub mod header;
 mod json;
 pub mod jwe;
 mod secret;
+mod sss;
 
 use subtle::ConstantTimeEq;
 
@@ -33,6 +34,7 @@ pub use crate::fields::{NumRetries, Server};
 pub use crate::header::Header;
 pub use crate::jwe::CompactJwe;
 pub use crate::secret::{Cek, Plaintext};
+pub use crate::sss::Token;
 
 /// Makes a token that carries `plaintext` (1 byte to [`jwe::MAX_PLAINTEXT`], any bytes).
 ///

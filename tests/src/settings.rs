@@ -29,6 +29,8 @@ pub struct Settings {
     pub mode: &'static str,
     /// `secret.binding`.
     pub binding: &'static str,
+    /// Lines of `[unlock]`.
+    pub unlock: &'static str,
     /// `timeouts.connect`.
     pub connect: &'static str,
     /// `timeouts.request`.
@@ -52,6 +54,7 @@ impl Settings {
             tcti,
             mode: "measured",
             binding: "required",
+            unlock: "",
             connect: "5s",
             request: "20s",
             overall: "60s",
@@ -90,6 +93,9 @@ impl Settings {
         }
         if !self.evidence.is_empty() {
             let _ = write!(text, "\n[evidence]\n{}\n", self.evidence);
+        }
+        if !self.unlock.is_empty() {
+            let _ = write!(text, "\n[unlock]\n{}", self.unlock);
         }
         let _ = write!(
             text,

@@ -2,7 +2,7 @@
 
 //! `agent.toml` as serde sees it: names, types and defaults, nothing checked. Only `config` reads this.
 
-use super::{Binding, Mode, Seal};
+use super::{Binding, Mode, Seal, UnlockMode, VkId};
 use crate::evidence::{DEFAULT_AK_HANDLE, DEFAULT_TCTI};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ pub(super) struct Config {
     #[serde(default)]
     pub(super) boot: Boot,
     pub(super) ignition: Option<Ignition>,
+    #[serde(default)]
+    pub(super) unlock: Unlock,
 }
 
 #[derive(Deserialize)]
@@ -61,6 +63,7 @@ pub(super) struct Timeouts {
     pub(super) request: String,
     pub(super) hedge: String,
     pub(super) fetch: String,
+    pub(super) unlock: String,
     pub(super) decrypt: String,
     pub(super) encrypt: String,
     pub(super) config: String,
@@ -107,6 +110,40 @@ pub(super) struct Ignition {
     pub(super) path: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Unlock {
+    pub(super) mode: UnlockMode,
+    pub(super) ciphers: Vec<String>,
+    pub(super) integrity: String,
+    pub(super) discard: bool,
+    pub(super) other_keyslots: bool,
+    pub(super) pbkdf2_iterations: [u32; 2],
+    pub(super) argon2_memory: u32,
+    pub(super) argon2_time: u32,
+    pub(super) vk_id: VkId,
+}
+
+impl Default for Unlock {
+    fn default() -> Self {
+        let limits = luks_header::KdfLimits::default();
+        Self {
+            mode: UnlockMode::Native,
+            ciphers: Vec::new(),
+            integrity: "none".to_owned(),
+            discard: false,
+            other_keyslots: false,
+            pbkdf2_iterations: [
+                *limits.pbkdf2_iterations.start(),
+                *limits.pbkdf2_iterations.end(),
+            ],
+            argon2_memory: limits.argon2_memory,
+            argon2_time: limits.argon2_time,
+            vk_id: VkId::IfPresent,
+        }
+    }
+}
+
 fn default_path() -> String {
     "default/{node}/root".to_owned()
 }
@@ -118,6 +155,7 @@ impl Default for Timeouts {
             request: "30s".to_owned(),
             hedge: "1s".to_owned(),
             fetch: "60s".to_owned(),
+            unlock: "0s".to_owned(),
             decrypt: "90s".to_owned(),
             encrypt: "10m".to_owned(),
             config: "0s".to_owned(),

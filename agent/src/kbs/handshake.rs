@@ -7,7 +7,7 @@
 
 use super::error::KbsError;
 use super::http::{Answer, Call, Credential, Http};
-use super::{Attest, Token};
+use super::{Attest, Fetched, Timings, Token};
 use kbs_protocol::Secret;
 use kbs_protocol::Tee;
 use kbs_protocol::jwe::ResourceJwe;
@@ -40,8 +40,10 @@ pub(super) struct Attested {
     key: TeeKey,
     since: Instant,
     pub(super) token: Token,
-    pub(super) evidence_took: Duration,
-    pub(super) attest_took: Duration,
+    auth_took: Duration,
+    evidence_took: Duration,
+    attest_took: Duration,
+    clock_skew: Option<i64>,
 }
 
 /// `POST /auth`.
@@ -116,19 +118,53 @@ impl Challenged {
             key,
             since: self.since,
             token: Token::new(response.token),
+            auth_took: self.took,
             evidence_took,
             attest_took: attest_begins.elapsed(),
+            clock_skew: self.clock_skew,
         })
     }
 }
 
 impl Attested {
-    /// `GET /resource/…`: by session and, if the server lost the session, by token.
-    pub(super) fn resource(
+    /// The token and how it came.
+    pub(super) fn attestation(&self) -> super::Attestation {
+        super::Attestation {
+            token: self.token.clone(),
+            server: self.http.server.clone(),
+            timings: Timings {
+                auth: self.auth_took,
+                evidence: self.evidence_took,
+                attest: self.attest_took,
+                resource: Duration::ZERO,
+            },
+            clock_skew: self.clock_skew,
+        }
+    }
+
+    /// One resource, and how it came.
+    pub(super) fn fetch(
         &self,
         path: &ResourcePath,
         until: Option<Instant>,
-    ) -> Result<Secret, KbsError> {
+    ) -> Result<Fetched, KbsError> {
+        let begin = Instant::now();
+        let secret = self.resource(path, until)?;
+        let attestation = self.attestation();
+        Ok(Fetched {
+            secret,
+            token: attestation.token,
+            server: attestation.server,
+            timings: Timings {
+                resource: begin.elapsed(),
+                ..attestation.timings
+            },
+            clock_skew: attestation.clock_skew,
+        })
+    }
+
+    /// `GET /resource/…`: by session and, if the server lost the session, by token.
+    fn resource(&self, path: &ResourcePath, until: Option<Instant>) -> Result<Secret, KbsError> {
         let by_session = self.get(path, Credential::Cookie(&self.cookie), until);
         match by_session {
             Err(error)

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! `trustee-agent unlock`: opens volumes at boot, or shows with `--test` that they would open.
+
+use crate::cli::Unlock;
+use crate::config::{Config, ConfigError, Problem, UnlockMode};
+use crate::error::Error;
+use crate::kbs::Patience;
+use crate::measure::{MeasureLog, Registers};
+use crate::report;
+use crate::source::KbsSource;
+use crate::state::{self, RunDirectory};
+use crate::unlock::{Candidate, Luks, Opened, UnlockError, is_active, numbers, of_volume};
+use luks_header::Extent;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode, Error> {
+    let config = Config::load(path)?;
+    if config.unlock.mode == UnlockMode::Clevis && !options.test {
+        let what = "systemd-cryptsetup and Clevis open this node's volumes";
+        let cure = "say mode = \"native\", or leave this unit out";
+        let problem = Problem::new(what, cure);
+        return Err(ConfigError::value("unlock.mode", "clevis", problem).into());
+    }
+    // Every header is judged before anybody is asked for anything.
+    let mut candidates = Vec::new();
+    let mut facts = Vec::new();
+    for name in &options.names {
+        if !options.test && is_active(name) {
+            if RunDirectory::open()?.read()?.volumes.contains_key(name) {
+                continue;
+            }
+            return Err(UnlockError::Foreign { name: name.clone() }.into());
+        }
+        let device = device(name, options.device.as_deref())?;
+        candidates.push(Candidate::find(name, &device, &config, Extent::Unlocking)?);
+    }
+    let patience = match options.test {
+        true => config.timeouts.decrypt,
+        false => config.timeouts.unlock,
+    };
+    let mut source = KbsSource::new(path.to_owned()).with_patience(Patience::from(patience));
+    let mut text = String::new();
+    for candidate in &candidates {
+        let mut luks = Luks::load(&candidate.header)?;
+        let opened = candidate.open(&mut luks, &mut source)?;
+        if !options.test {
+            luks.activate(&candidate.name, &opened.key, &config.unlock.rules)?;
+            if let Err(error) = record(candidate, &opened, &config.tpm.tcti) {
+                // What nobody remembers, the guard would not let pass.
+                luks.deactivate(&candidate.name);
+                return Err(error);
+            }
+        }
+        let volume = &candidate.header.volume;
+        facts.push(json!({
+            "name": candidate.name,
+            "device": candidate.header.device.display().to_string(),
+            "luks_uuid": volume.uuid,
+            "vk_id": opened.vk_id.as_str(),
+            "vk_id_known": opened.known,
+            "cipher": volume.cipher.as_str(),
+            "path": candidate.path(),
+            "active": !options.test,
+        }));
+        let how = if options.test { "opens" } else { "is open" };
+        let known = match opened.known {
+            true => "the one that the KBS keeps",
+            false => "not known to the KBS",
+        };
+        text.push_str(&format!(
+            "{} {how} ({})\nLUKS UUID        {}\nvolume key id    {} ({known})\n",
+            candidate.name,
+            candidate.header.device.display(),
+            volume.uuid,
+            opened.vk_id.as_str(),
+        ));
+    }
+    report::success(&json!({ "ok": true, "volumes": facts }), &text, json)
+}
+
+fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, UnlockError> {
+    if let Some(device) = given {
+        return Ok(device.to_owned());
+    }
+    // A text that cannot be read names nothing.
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    let table = std::fs::read_to_string("/etc/crypttab").unwrap_or_default();
+    of_volume(name, &line, &table).ok_or_else(|| UnlockError::NoDevice {
+        name: name.to_owned(),
+    })
+}
+
+/// Writes down what was opened, from what the kernel says of it, and measures its key.
+fn record(candidate: &Candidate, opened: &Opened, tcti: &str) -> Result<(), Error> {
+    let volume = &candidate.header.volume;
+    let numbers = numbers(&candidate.name, &candidate.header)?;
+    let record = state::Volume {
+        luks_uuid: volume.uuid.clone(),
+        source: candidate.header.device.clone(),
+        source_number: numbers.source,
+        number: numbers.active,
+        vk_id: opened.vk_id.as_str().to_owned(),
+    };
+    let run = RunDirectory::open()?;
+    run.update(|state| {
+        state.record_volume(&candidate.name, record);
+        Ok::<(), Error>(())
+    })?;
+    let log = MeasureLog::of(&run);
+    let registers = Registers {
+        tcti,
+        run: &run,
+        log,
+    };
+    registers.volume_key(&candidate.name, &volume.uuid, opened.key.expose())?;
+    Ok(())
+}
