@@ -247,7 +247,11 @@ fn attest_refusals_are_opaque_to_the_client_and_clear_in_the_log() {
     // None of this has burnt the session.
     assert_eq!(lab.attest(&cookie, &good).status, 200);
     let (snp, nonce) = lab.auth("snp");
-    refused(&snp, &node.attestation(&nonce, &key), "no verifier for snp");
+    refused(
+        &snp,
+        &node.attestation(&nonce, &key),
+        "the SNP evidence has another form",
+    );
 }
 
 #[test]
