@@ -279,8 +279,8 @@ fn mebibytes(kib: u64) -> String {
     format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)
 }
 
-const AGENT_BYTES: u64 = 3 * 1024 * 1024;
-const COMPRESSED_BYTES: u64 = 13 * 1024 * 1024 / 10;
+const AGENT_BYTES: u64 = 7 * 1024 * 1024 / 2;
+const COMPRESSED_BYTES: u64 = 3 * 1024 * 1024 / 2;
 const TPM_COMMANDS: u128 = 6;
 const CONNECTIONS: u128 = 1;
 const ROUND_TRIPS: u128 = 6;
