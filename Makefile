@@ -4,6 +4,8 @@
 PREFIX  ?= /usr
 BINDIR  ?= $(PREFIX)/bin
 MANDIR  ?= $(PREFIX)/share/man
+UNITDIR ?= $(PREFIX)/lib/systemd/system
+GENERATORDIR ?= $(PREFIX)/lib/systemd/system-generators
 DRACUTDIR ?= $(PREFIX)/lib/dracut/modules.d
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
@@ -95,7 +97,11 @@ install-files:
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 agent/man/clevis-encrypt-trustee.1
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man5 agent/man/agent.toml.5
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man8 agent/man/trustee-agent.8
+	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/trustee-*.service
+	install -d $(DESTDIR)$(GENERATORDIR)
+	ln -sf ../../../bin/trustee-agent $(DESTDIR)$(GENERATORDIR)/trustee-generator
 	install -D -m 0755 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/module-setup.sh
 	install -m 0644 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/quiet-tss.conf dracut/65trustee/default.network \
 		dracut/65trustee/attested-config.conf dracut/65trustee/trustee-config.service \
-		dracut/65trustee/after-attestation.conf dracut/65trustee/left-out.conf
+		dracut/65trustee/after-attestation.conf dracut/65trustee/left-out.conf \
+		systemd/seal-first.conf

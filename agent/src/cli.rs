@@ -56,8 +56,15 @@ pub enum Command {
         /// If that fails, power the machine off.
         or_poweroff: bool,
     },
+    /// First boot: the volumes that Ignition has just bound open with what the KBS gives.
+    VerifyBinding,
     /// The Clevis pin.
     Pin(Pin),
+    /// Called by systemd before any unit of the initramfs.
+    Generator {
+        /// Where units of this boot are written (systemd.generator(7), the first directory).
+        normal: PathBuf,
+    },
     /// Print a text and leave.
     Print(&'static str),
 }
@@ -110,6 +117,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, lex
     match name.file_name().and_then(|name| name.to_str()) {
         Some(ENCRYPT_NAME) => Ok(pin(parse_encrypt(&rest))),
         Some(DECRYPT_NAME) => Ok(pin(parse_decrypt(&rest))),
+        Some(GENERATOR_NAME) => parse_generator(&rest),
         _ => parse_agent(rest),
     }
 }
@@ -197,6 +205,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         ["seal"] => Command::Seal {
             or_poweroff: std::mem::take(&mut or_poweroff),
         },
+        ["verify-binding"] => Command::VerifyBinding,
         ["unlock"] => Command::Unlock(checked(std::mem::take(&mut unlock))?),
         [] => return Err("no command: try `trustee-agent --help`".into()),
         other => {
@@ -274,6 +283,20 @@ fn parse_decrypt(args: &[OsString]) -> Pin {
     }
 }
 
+/// `trustee-generator NORMAL EARLY LATE`.
+fn parse_generator(args: &[OsString]) -> Result<Invocation, lexopt::Error> {
+    let [normal, _early, _late] = args else {
+        return Err("systemd calls this with three directories: NORMAL EARLY LATE".into());
+    };
+    Ok(Invocation {
+        command: Command::Generator {
+            normal: normal.into(),
+        },
+        config: default_config(),
+        json: false,
+    })
+}
+
 fn pin(pin: Pin) -> Invocation {
     Invocation {
         command: Command::Pin(pin),
@@ -296,6 +319,7 @@ fn default_config() -> PathBuf {
 
 const ENCRYPT_NAME: &str = "clevis-encrypt-trustee";
 const DECRYPT_NAME: &str = "clevis-decrypt-trustee";
+const GENERATOR_NAME: &str = "trustee-generator";
 const CONFIG_VARIABLE: &str = "TRUSTEE_AGENT_CONFIG";
 const DEFAULT_CONFIG: &str = "/etc/trustee/agent.toml";
 const VERSION: &str = concat!("trustee-agent ", env!("CARGO_PKG_VERSION"), "\n");
@@ -318,6 +342,7 @@ Commands:
                        ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
   unlock --name NAME…  open volumes by the secrets of this node, from headers judged first
+  verify-binding       first boot: every open volume can be unlocked again, before anything is written to it
          [--device DEV]  (default: rd.luks.name= of the kernel command line, then /etc/crypttab)
          [--test]        stop before the volume becomes active
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
@@ -475,6 +500,18 @@ mod tests {
             command(&["clevis-decrypt-trustee", "--summary"]),
             Command::Pin(Pin::Usage(_))
         ));
+    }
+
+    #[test]
+    fn systemd_finds_its_generator_by_name() {
+        let generator = "/usr/lib/systemd/system-generators/trustee-generator";
+        let normal = Command::Generator {
+            normal: "/n".into(),
+        };
+        assert_eq!(command(&[generator, "/n", "/e", "/l"]), normal);
+        for wrong in [&[generator][..], &[generator, "/n"]] {
+            assert!(read(wrong).unwrap_err().contains("three directories"));
+        }
     }
 
     #[test]

@@ -8,16 +8,20 @@ mod enroll;
 mod explain;
 mod fetch;
 mod fetch_config;
+mod generator;
 mod guard;
 mod pin;
 mod seal;
 mod status;
 mod unlock;
+mod verify_binding;
 
 use crate::cli::{self, Command, Invocation};
+use crate::console;
 use crate::error::Error;
 use crate::exit;
 use crate::report;
+use kbs_protocol::Blame as _;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -42,22 +46,34 @@ fn dispatch(
         json,
     }: Invocation,
 ) -> ExitCode {
+    // What a unit of the initramfs has to say, a person reads on the console.
+    let on_console = matches!(
+        command,
+        Command::Unlock(_) | Command::VerifyBinding | Command::Guard | Command::FetchConfig { .. }
+    );
     let outcome = match command {
         Command::Attest => attest::run(&config, json),
         Command::Fetch { resource } => fetch::run(&config, &resource, json),
         Command::FetchConfig { root } => fetch_config::run(&config, &root, json),
         Command::Enroll => enroll::run(&config, json),
         Command::Unlock(options) => unlock::run(&config, &options, json),
+        Command::VerifyBinding => verify_binding::run(&config, json),
         Command::Status => status::run(&config, json),
         Command::Explain { volume } => explain::run(&config, &volume, json),
         Command::ExplainToken => explain::token(json),
         Command::Doctor => doctor::run(&config, json),
         Command::Guard => guard::run(&config, json),
         Command::Seal { or_poweroff } => return seal::run(&config, or_poweroff, json),
+        Command::Generator { normal } => return generator::run(&config, &normal),
         Command::Pin(pin) => return pin::run(pin, config),
         Command::Print(text) => report::write_stdout(text.as_bytes()).map(|()| ExitCode::SUCCESS),
     };
-    outcome.unwrap_or_else(|error: Error| report::failure(&error, json))
+    outcome.unwrap_or_else(|error: Error| {
+        if on_console {
+            console::kernel_log(&format!("{error}; {}", error.advice()));
+        }
+        report::failure(&error, json)
+    })
 }
 
 /// Warnings go to standard error, where units and consoles look.

@@ -3,10 +3,12 @@
 //! How results and errors look: text for people on standard error, one JSON object for programs on
 //! standard output. Secrets never pass through here.
 
+use crate::console;
 use crate::error::Error;
 use crate::exit;
 use crate::explain::Explanation;
 use crate::kbs::Wait;
+use crate::notify;
 use kbs_protocol::{Blame, Persistence};
 use rustix::io::{Errno, write};
 use serde_json::{Value, json};
@@ -66,12 +68,14 @@ pub fn waiting() -> impl FnMut(Wait<'_>) {
         if silent {
             return;
         }
-        eprintln!(
-            "trustee-agent: waiting for {} s: {reason}; trying again in {:.1} s (try {})",
+        let line = format!(
+            "waiting for {} s: {reason}; trying again in {:.1} s (try {})",
             wait.since.as_secs(),
             wait.next.as_secs_f32(),
             wait.tries.saturating_add(1),
         );
+        notify::status(&line);
+        console::say(&line);
         last = Some((reason, wait.since));
     }
 }

@@ -164,6 +164,8 @@ impl Opened {
         };
         let (_, session) = self.session.insert((target.clone(), session));
         let fetched = session.fetch(&mut self.node, at, patience, &mut report::waiting())?;
+        self.node
+            .answered(&fetched.server.to_string(), &fetched.token)?;
         read_secret(
             &fetched.secret,
             &self.node.config,

@@ -81,15 +81,15 @@ pub struct Extend {
     pub after: String,
 }
 
-/// What a server said of this boot.
+/// The last quote of this boot, and what a server said of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attested {
     /// When, in milliseconds since the kernel started: the clock belongs to the host.
     pub at_ms: u64,
-    /// The server.
+    /// The server; empty until one has answered.
     pub server: String,
-    /// Its verdict, in its own word.
+    /// Its verdict, in its own word; empty until then.
     pub verdict: String,
     /// PCR 11 as it was in the quote, lower-case hex; absent without a TPM.
     pub pcr11: Option<String>,

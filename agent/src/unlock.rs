@@ -15,7 +15,7 @@ mod luks;
 mod place;
 mod vk_id;
 
-pub use active::{Numbers, numbers};
+pub use active::{Numbers, active_volumes, numbers};
 pub use error::UnlockError;
 pub use header::Header;
 pub use luks::{Luks, VolumeKey, is_active};

@@ -92,6 +92,15 @@ install() {
         inst_simple "$moddir/after-attestation.conf" "$systemdsystemunitdir/ignition-fetch.service.d/66-trustee.conf"
         inst_simple "$moddir/left-out.conf" "$systemdsystemunitdir/ignition-fetch-offline.service.d/66-trustee.conf"
     fi
+    # The units, and the agent once more under the name by which systemd finds a generator. Guard and seal are links
+    # of the image, so that no failure of the generator takes them away.
+    inst_multiple "$systemdsystemunitdir"/trustee-{unlock@,verify,guard,seal}.service "$generator" \
+        || broken "the agent's units are not complete"
+    $SYSTEMCTL -q --root "$initdir" add-requires initrd-root-fs.target trustee-guard.service
+    $SYSTEMCTL -q --root "$initdir" add-requires initrd-switch-root.service trustee-seal.service
+    for unit in emergency rescue dracut-emergency debug-shell; do
+        inst_simple "$moddir/seal-first.conf" "$systemdsystemunitdir/$unit.service.d/60-trustee.conf"
+    done
 
     # The network must be up before the root is. No ip= beside it: NetworkManager, network-legacy and
     # systemd-networkd of dracut 106 take every wired interface by themselves, an ip= on the kernel command
@@ -140,3 +149,4 @@ broken() {
 }
 
 agent_toml=/etc/trustee/agent.toml
+generator=/usr/lib/systemd/system-generators/trustee-generator

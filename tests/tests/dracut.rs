@@ -68,6 +68,7 @@ fn whole_life(suite: Suite, tsm: &str) {
     everything_is_inside(&image, suite);
     kernel_modules_are_inside(&image, tsm);
     units_are_quiet(&root);
+    units_are_tied(&root, &image.tree);
     the_tpm_library_loads(&image.tree);
     a_volume_binds_and_opens(&root, &image.tree);
     ignition_takes_the_attested_config(&root, &config);
@@ -221,6 +222,65 @@ fn units_are_quiet(root: &NodeRoot) {
     let said = verify(root);
     assert!(said.contains("60-trustee.conf"), "{said}");
     root.tree.write(&file, text).unwrap();
+}
+
+/// Guard and seal are on the way out of the image without the generator's help, and systemd finds nothing to say about
+/// the units.
+fn units_are_tied(root: &NodeRoot, image: &Tree) {
+    const UNITS: &str = "/usr/lib/systemd/system";
+    for (of, unit) in [
+        ("initrd-root-fs.target", "trustee-guard.service"),
+        ("initrd-switch-root.service", "trustee-seal.service"),
+    ] {
+        let link = [UNITS, "/etc/systemd/system"].iter().any(|dir| {
+            image
+                .path(&format!("{dir}/{of}.requires/{unit}"))
+                .symlink_metadata()
+                .is_ok()
+        });
+        assert!(link, "{of} does not require {unit}");
+    }
+    for shell in ["emergency", "rescue", "dracut-emergency", "debug-shell"] {
+        let file = format!("{UNITS}/{shell}.service.d/60-trustee.conf");
+        let text = image.read(&file).unwrap();
+        assert!(
+            text.contains("\nExecStartPre=/usr/bin/trustee-agent seal --or-poweroff\n"),
+            "{text}"
+        );
+        assert!(text.contains("\nFailureAction=poweroff-force\n"), "{text}");
+    }
+    let generator = "/usr/lib/systemd/system-generators/trustee-generator";
+    let target = image.path(generator).read_link().unwrap();
+    assert_eq!(target.file_name().unwrap(), "trustee-agent");
+    let root_option = format!("--root={UNPACKED}");
+    for unit in [
+        "trustee-unlock@root.service",
+        "trustee-verify.service",
+        "trustee-guard.service",
+        "trustee-seal.service",
+        "emergency.service",
+        "initrd-switch-root.service",
+    ] {
+        let run = root
+            .tree
+            .run(["systemd-analyze", &root_option, "--man=no", "verify", unit]);
+        let said = run.capture().unwrap().err();
+        // An image without Ignition never starts the unit that follows it.
+        let ours = |line: &&str| {
+            line.contains("trustee") && !line.contains("ignition-disks.service not found")
+        };
+        let complaints: Vec<&str> = said.lines().filter(ours).collect();
+        assert!(complaints.is_empty(), "{unit}: {complaints:?}");
+    }
+    // The names by which ours are ordered are those of the real Ignition.
+    let ignition = root.tree.path("/usr/lib/dracut/modules.d/30ignition");
+    for unit in [
+        "ignition-disks.service",
+        "ignition-files.service",
+        "ignition-complete.target",
+    ] {
+        assert!(ignition.join(unit).exists(), "{unit}");
+    }
 }
 
 /// The agent starts in the image, and its way to the TPM is there although nothing links it. `/dev/null` is a

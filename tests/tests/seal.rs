@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::fs;
+
 use kbs_protocol::Owner;
 use serde_json::json;
 use sheepfold_tests::world::{Node, World};
@@ -31,6 +33,10 @@ fn after_the_seal_the_disks_secret_is_refused() {
     let fetch = || world.run(world.agent(["fetch"])).unwrap();
     let before = fetch();
     assert_eq!(before.code, Some(0), "{before}");
+    let state = fs::read_to_string(world.run_dir().join("state.json")).unwrap();
+    let untouched = format!("\"pcr11\":\"{}\"", "0".repeat(64));
+    assert!(state.contains(&untouched), "{state}");
+    assert!(state.contains("\"verdict\":\"affirming\""), "{state}");
     let sealed = world.run(world.agent(["--json", "seal"])).unwrap();
     assert_eq!(sealed.code, Some(0), "{sealed}");
     let after = fetch();

@@ -35,6 +35,7 @@ pub(super) fn run(config: &Path, resource: &Resource, json: bool) -> Result<Exit
     let client = Client::new(&target, &node.config.timeouts)?;
     let patience = Patience::from(node.config.timeouts.fetch);
     let fetched = client.fetch(&mut node, &target.path, patience, &mut report::waiting())?;
+    node.answered(&fetched.server.to_string(), &fetched.token)?;
     // Only what `kbs.path` names has to be a volume's secret; `--path` may name anything.
     let of_volume = matches!(resource, Resource::Volume(_));
     let required = of_volume && node.config.binding == Binding::Required;

@@ -2,7 +2,7 @@
 
 //! `trustee-agent guard`: the root is one of the volumes that the agent opened, or the boot ends.
 
-use crate::config::Config;
+use crate::config::{Config, UnlockMode};
 use crate::error::Error;
 use crate::guard::{GuardError, Kernel, guard};
 use crate::report;
@@ -15,8 +15,8 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
     let config = Config::load(config)?;
     let state = RunDirectory::open()?.read()?;
     let volumes = match guard(Path::new(ROOT), &state, &Kernel::default()) {
-        // Clevis opened it, and leaves no record. Whoever asked for that trusts the host.
-        Err(GuardError::NothingOpened) if !config.boot.confidential => {
+        // Clevis opened it, and leaves no record.
+        Err(GuardError::NothingOpened) if config.unlock.mode == UnlockMode::Clevis => {
             log::warn!("the agent has opened no volume in this boot, so the root is not checked");
             Vec::new()
         }

@@ -3,24 +3,22 @@
 //! `trustee-agent seal [--or-poweroff]`: on every way out of the initramfs, also into an emergency shell.
 
 use crate::config::Config;
+use crate::console;
 use crate::error::Error;
-use crate::initramfs;
 use crate::measure::{MeasureLog, Registers};
 use crate::report;
 use crate::seal::{Sealed, seal};
 use crate::state::RunDirectory;
-use rustix::system::{RebootCommand, reboot};
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
 pub(super) fn run(config: &Path, or_poweroff: bool, json: bool) -> ExitCode {
     attempt(config, json).unwrap_or_else(|error| {
         let code = report::failure(&error, json);
-        // On a running system there is no door left to shut, and nobody wants the machine gone.
-        if or_poweroff && initramfs::here() {
-            power_off();
+        if or_poweroff {
+            console::say("the door behind the last fetch cannot be shut");
+            console::power_off();
         }
         code
     })
@@ -48,18 +46,3 @@ fn attempt(config: &Path, json: bool) -> Result<ExitCode, Error> {
     };
     report::success(&json!({ "ok": true, "sealed": sealed }), text, json)
 }
-
-/// Off, at once, past systemd: a shell is about to open. Somebody may want to read why.
-fn power_off() {
-    eprintln!(
-        "trustee-agent: the door cannot be shut: this machine powers off in {} s",
-        TO_READ.as_secs()
-    );
-    std::thread::sleep(TO_READ);
-    rustix::fs::sync();
-    if let Err(error) = reboot(RebootCommand::PowerOff) {
-        eprintln!("trustee-agent: cannot power off: {error}");
-    }
-}
-
-const TO_READ: Duration = Duration::from_secs(10);

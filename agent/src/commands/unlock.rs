@@ -7,6 +7,7 @@ use crate::config::{Config, ConfigError, Problem, UnlockMode};
 use crate::error::Error;
 use crate::kbs::Patience;
 use crate::measure::{MeasureLog, Registers};
+use crate::notify;
 use crate::report;
 use crate::source::KbsSource;
 use crate::state::{self, RunDirectory};
@@ -78,6 +79,7 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
             opened.vk_id.as_str(),
         ));
     }
+    notify::ready();
     report::success(&json!({ "ok": true, "volumes": facts }), &text, json)
 }
 
@@ -94,7 +96,7 @@ fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, UnlockError> {
 }
 
 /// Writes down what was opened, from what the kernel says of it, and measures its key.
-fn record(candidate: &Candidate, opened: &Opened, tcti: &str) -> Result<(), Error> {
+pub(super) fn record(candidate: &Candidate, opened: &Opened, tcti: &str) -> Result<(), Error> {
     let volume = &candidate.header.volume;
     let numbers = numbers(&candidate.name, &candidate.header)?;
     let record = state::Volume {

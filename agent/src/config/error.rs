@@ -99,7 +99,7 @@ impl Blame for ConfigError {
                 .to_owned(),
             Self::TooLarge { .. } => "name the right file".to_owned(),
             Self::Syntax { .. } => "correct this line; the tables are [kbs], [enroll], [timeouts], [tpm], \
-                 [trust], [secret], [boot] and [ignition], and a misspelt key is an error so that no setting is lost in silence"
+                 [trust], [secret], [evidence], [boot], [ignition] and [unlock], and a misspelt key is an error so that no setting is lost in silence"
                 .to_owned(),
             Self::Value { cure, .. } => cure.clone(),
             Self::In { error, .. } => error.advice(),

@@ -35,6 +35,17 @@ impl RunDirectory {
         Self::at(path)
     }
 
+    /// The directory, where this is a boot: in an initramfs, or where a test names one. A person who tries the agent on
+    /// a running system leaves no traces in the record of its boot.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::at`].
+    pub fn of_boot() -> Result<Option<Self>, StateError> {
+        (initramfs::here() || initramfs::variable(VARIABLE).is_some())
+            .then(Self::open)
+            .transpose()
+    }
+
     /// The same at another place.
     ///
     /// # Errors

@@ -57,6 +57,49 @@ pub fn numbers(name: &str, header: &Header) -> Result<Numbers, UnlockError> {
     Ok(Numbers { source, active })
 }
 
+/// Every open LUKS2 volume below `sys`, by name, with the device that holds its header.
+///
+/// # Errors
+/// sysfs cannot be read, or a volume lies on something that is not one device.
+pub fn active_volumes(sys: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut volumes = Vec::new();
+    for entry in fs::read_dir(sys.join("block"))? {
+        let block = entry?.path();
+        let read = |file: &str| fs::read_to_string(block.join("dm").join(file));
+        let Ok(uuid) = read("uuid") else {
+            continue; // not a device of the mapper
+        };
+        if !uuid.starts_with("CRYPT-LUKS2-") {
+            continue;
+        }
+        let name = read("name")?.trim_end().to_owned();
+        let mut below = slave(&block)?;
+        // dm-integrity lies between.
+        let between = sys.join("block").join(&below).join("dm/uuid");
+        if fs::read_to_string(between).is_ok_and(|uuid| uuid.starts_with("CRYPT-INTEGRITY-")) {
+            below = slave(&sys.join("block").join(&below))?;
+        }
+        volumes.push((name, Path::new("/dev").join(below)));
+    }
+    volumes.sort();
+    Ok(volumes)
+}
+
+/// The name of the one device that this one lies on.
+fn slave(block: &Path) -> std::io::Result<String> {
+    let names: Vec<_> = fs::read_dir(block.join("slaves"))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    match <[String; 1]>::try_from(names) {
+        Ok([one]) => Ok(one),
+        Err(other) => Err(lies_on(other.len())),
+    }
+}
+
+fn lies_on(devices: usize) -> std::io::Error {
+    std::io::Error::other(format!("it lies on {devices} devices, expected one"))
+}
+
 /// The one device that this one lies on.
 fn only_below(block: &Path) -> std::io::Result<String> {
     let below: Vec<PathBuf> = fs::read_dir(block.join("slaves"))?
@@ -64,10 +107,7 @@ fn only_below(block: &Path) -> std::io::Result<String> {
         .collect();
     match below.as_slice() {
         [one] => fs::read_to_string(one.join("dev")).map(|text| text.trim_end().to_owned()),
-        other => Err(std::io::Error::other(format!(
-            "it lies on {} devices, expected one",
-            other.len()
-        ))),
+        other => Err(lies_on(other.len())),
     }
 }
 
@@ -81,3 +121,51 @@ fn number(device: &Path) -> std::io::Result<String> {
 }
 
 const BLOCK: &str = "/sys/dev/block";
+
+#[cfg(test)]
+mod tests {
+    use super::active_volumes;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    /// As sysfs shows a device of the mapper.
+    fn mapped(sys: &Path, device: &str, uuid: &str, name: &str, below: &[&str]) {
+        let block = sys.join("block").join(device);
+        fs::create_dir_all(block.join("dm")).unwrap();
+        fs::create_dir_all(block.join("slaves")).unwrap();
+        fs::write(block.join("dm/uuid"), format!("{uuid}\n")).unwrap();
+        fs::write(block.join("dm/name"), format!("{name}\n")).unwrap();
+        for device in below {
+            fs::create_dir(block.join("slaves").join(device)).unwrap();
+        }
+    }
+
+    #[test]
+    fn open_volumes_are_found_with_the_device_below() {
+        let sys = tempfile::tempdir().unwrap();
+        fs::create_dir_all(sys.path().join("block/vda")).unwrap();
+        assert_eq!(active_volumes(sys.path()).unwrap(), []);
+        mapped(sys.path(), "dm-0", "LVM-1", "lv", &["vda"]);
+        mapped(sys.path(), "dm-1", "CRYPT-LUKS2-1-root", "root", &["vda4"]);
+        mapped(
+            sys.path(),
+            "dm-2",
+            "CRYPT-INTEGRITY-data_dif",
+            "data_dif",
+            &["vdb"],
+        );
+        mapped(sys.path(), "dm-3", "CRYPT-LUKS2-2-data", "data", &["dm-2"]);
+        let found = [("data", "/dev/vdb"), ("root", "/dev/vda4")];
+        let found = found.map(|(name, device)| (name.to_owned(), PathBuf::from(device)));
+        assert_eq!(active_volumes(sys.path()).unwrap(), found);
+        mapped(
+            sys.path(),
+            "dm-4",
+            "CRYPT-LUKS2-3-two",
+            "two",
+            &["vdc", "vdd"],
+        );
+        let error = active_volumes(sys.path()).unwrap_err().to_string();
+        assert_eq!(error, "it lies on 2 devices, expected one");
+    }
+}

@@ -99,6 +99,9 @@ pub enum UnlockError {
         /// The resource path of the secret.
         path: String,
     },
+    /// Nothing to verify.
+    #[error("no LUKS2 volume is open on this machine")]
+    NothingActive,
     /// Somebody else has opened a volume under this name.
     #[error("the volume {name:?} is open already, and not by this agent")]
     Foreign {
@@ -110,7 +113,7 @@ pub enum UnlockError {
 impl Blame for UnlockError {
     fn owner(&self) -> Owner {
         match self {
-            Self::NoDevice { .. } => Owner::Configuration,
+            Self::NoDevice { .. } | Self::NothingActive => Owner::Configuration,
             Self::Device { .. } | Self::Memory(_) | Self::Library { .. } => Owner::Machine,
             Self::NoVkId { .. } => Owner::Server,
             _ => Owner::Data,
@@ -158,6 +161,9 @@ impl Blame for UnlockError {
                 "store {\"vk_id\":\"…\"} beside the volume's secret, at the same path and `.vk`: `trustee-agent unlock \
                  --test --json` prints it where unlock.vk_id is \"if-present\""
                     .to_owned()
+            }
+            Self::NothingActive => {
+                "let Ignition make the volume (storage.luks with a clevis binding), or leave this unit out".to_owned()
             }
             Self::Foreign { .. } => "find out who opened it, close it, and try again".to_owned(),
         }
