@@ -72,6 +72,7 @@ impl Recipe {
             .bytes(guest.as_os_str().as_encoded_bytes())
             .path(&agent)?
             .path(&workspace.join("dracut/65trustee"))?
+            .path(&workspace.join("systemd"))?
             .path(&workspace.join("Makefile"))?
             .path(&trees::here().join("guest"))?
             .bytes(self.agent_toml.as_deref().unwrap_or_default().as_bytes())

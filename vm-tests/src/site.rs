@@ -91,6 +91,7 @@ impl Site {
             "device:/dev/tpmrm0".to_owned(),
         );
         settings.overall = "90s";
+        settings.unlock = "mode = \"clevis\"\n";
         settings
     }
 
