@@ -153,6 +153,14 @@ impl Machine {
     /// It does not end.
     pub fn power_off(mut self) -> Result<()> {
         self.probe.tell("systemctl --no-block poweroff")?;
+        self.ends()
+    }
+
+    /// Waits until the machine switches itself off.
+    ///
+    /// # Errors
+    /// It does not within [`BOOT`].
+    pub fn ends(mut self) -> Result<()> {
         self.console.wait_for_end(BOOT)?;
         say(&format!("{} is off", self.name));
         self.qemu.wait()?;
