@@ -8,6 +8,8 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Makes the directory if there is none, for its owner only.
 pub(super) fn make(dir: &Path) -> Result<(), Error> {
@@ -25,7 +27,8 @@ pub(super) fn make(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Keeps a second operator out, until the file is dropped.
+/// Keeps a second operator out, until the file is dropped. Waits a moment for one that is just ending: a process that
+/// starts a program shares its locks with that program for an instant, also after it has dropped them.
 pub(super) fn lock(dir: &Path) -> Result<File, Error> {
     let path = dir.join("lock");
     let file = private()
@@ -33,12 +36,19 @@ pub(super) fn lock(dir: &Path) -> Result<File, Error> {
         .truncate(false)
         .open(&path)
         .map_err(Error::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path }),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
+    let begun = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path }),
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
+        }
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// An empty journal, then a record that names it: a crash leaves the old pair or the new one.
 pub(super) fn replace(dir: &Path, state: &State, old: u64) -> Result<File, Error> {
