@@ -82,6 +82,32 @@ fn every_message_in_the_troubleshooting_page_exists() {
     assert!(messages >= 15, "only {messages} messages found");
 }
 
+/// A promise is worth the test that is named beside it.
+#[test]
+fn every_promise_of_the_threat_model_names_tests_that_exist() {
+    let room = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let text = include_str!("../../docs/threat-model.md");
+    let table = text.split("## What is promised").nth(1).unwrap();
+    let table = table.split("\n## ").next().unwrap();
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let tests: Vec<(&str, &str)> = row
+            .split('`')
+            .filter_map(|word| word.split_once("::"))
+            .filter(|(file, _)| file.ends_with(".rs"))
+            .collect();
+        assert!(!tests.is_empty(), "no test is named: {row}");
+        for (file, test) in tests {
+            let source = std::fs::read_to_string(room.join(file)).unwrap_or_default();
+            let found = source.contains(&format!("#[test]\nfn {test}("))
+                || source.contains(&format!("\nfn {test}() {{"));
+            assert!(found, "{file} has no test {test}");
+        }
+        rows += 1;
+    }
+    assert!(rows >= 14, "only {rows} promises found");
+}
+
 fn read_sources(directory: &Path, into: &mut String) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
