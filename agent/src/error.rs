@@ -137,6 +137,7 @@ fn owner_of_fault(fault: &Fault) -> Owner {
             ..
         } => Owner::Configuration,
         Fault::Random(_) | Fault::SelfCheck(_) => Owner::Machine,
+        Fault::TwoKeys => Owner::Server,
         _ => Owner::Data,
     }
 }

@@ -58,6 +58,9 @@ pub enum Fault {
     /// The token that was just made could not be read back.
     #[error("the new token could not be opened again: {0}")]
     SelfCheck(String),
+    /// The KBS was asked twice while a token was made, and gave two keys.
+    #[error("the KBS gave one key for the new token and another one to open it again")]
+    TwoKeys,
 }
 
 /// The things that have a size limit.
@@ -111,6 +114,10 @@ impl Fault {
             Self::Random(_) => "check that the kernel's random number generator is up",
             Self::SelfCheck(_) => {
                 "report this with the pin configuration; nothing was changed on disk"
+            }
+            Self::TwoKeys => {
+                "wait for a rotation to end, or have all servers serve one storage, then bind again; nothing was \
+                 changed on disk"
             }
         }
     }

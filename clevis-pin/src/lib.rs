@@ -9,7 +9,7 @@
 //! content key never leaves the KBS except to a machine that attested.
 //!
 //! ```text
-//! encrypt:  CONFIG --Config::parse--> Config --SecretSource--> Cek --jwe::seal--> token
+//! encrypt:  CONFIG --Config::parse--> Config --SecretSource--> Cek --jwe::seal--> token --decrypt--> token
 //! decrypt:  token --CompactJwe::parse--> Header --SecretSource--> Cek --CompactJwe::open--> Plaintext
 //! ```
 //!
@@ -39,7 +39,9 @@ pub use crate::sss::Token;
 /// Makes a token that carries `plaintext` (1 byte to [`jwe::MAX_PLAINTEXT`], any bytes).
 ///
 /// The key and what the token will say about its origin come from `source`. Before the token is returned it
-/// is read and opened again: a disk must not be locked with a token that nobody can open.
+/// is read and opened as at any later boot, with a key that is fetched anew for what the token says: Ignition
+/// throws its own key away as soon as `clevis luks bind` returns, and a disk must not be locked with a token that
+/// nobody can open.
 ///
 /// # Errors
 ///
@@ -53,8 +55,8 @@ pub fn encrypt<S: SecretSource>(
     let Fetched { cek, binding } = source.fetch(&config.request()).map_err(Error::Source)?;
     let header = Header::new(config, binding, &cek);
     let token = jwe::seal(&header, plaintext, &cek)?;
-    prove_it_opens(&token, &header, plaintext, &cek)
-        .map_err(|cause| Fault::SelfCheck(cause.to_string()))?;
+    drop(cek);
+    prove_it_opens(&token, &header, plaintext, source)?;
     Ok(token)
 }
 
@@ -168,40 +170,76 @@ pub struct Binding {
     pub cfg: [u8; 32],
 }
 
-fn prove_it_opens(token: &str, header: &Header, plaintext: &[u8], cek: &Cek) -> Result<(), Fault> {
-    let token = CompactJwe::parse(token.as_bytes())?;
-    token.header().check_key(cek)?;
-    let same_header = token.header() == header;
-    let same_plaintext: bool = token.open(cek)?.expose().ct_eq(plaintext).into();
-    if same_header && same_plaintext {
-        Ok(())
-    } else {
-        Err(Fault::NotAuthentic)
+/// Opens a new token with nothing that is left from making it.
+fn prove_it_opens<S: SecretSource>(
+    token: &str,
+    header: &Header,
+    plaintext: &[u8],
+    source: &mut S,
+) -> Result<(), Error<S::Error>> {
+    let unreadable = |cause: Fault| Fault::SelfCheck(cause.to_string());
+    let read = CompactJwe::parse(token.as_bytes()).map_err(unreadable)?;
+    if read.header() != header {
+        return Err(unreadable(Fault::NotAuthentic).into());
+    }
+    let opened = match decrypt(token.as_bytes(), source) {
+        Err(Error::Fault(Fault::KidMismatch)) => return Err(Fault::TwoKeys.into()),
+        Err(Error::Fault(cause)) => return Err(unreadable(cause).into()),
+        opened => opened?,
+    };
+    match opened.expose().ct_eq(plaintext).into() {
+        true => Ok(()),
+        false => Err(unreadable(Fault::NotAuthentic).into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Binding, Cek, Config, Fault, Header, Server, jwe, prove_it_opens};
+    use super::{
+        Binding, Cek, Config, Error, Fault, Fetched, Header, SecretRequest, SecretSource, Server,
+        jwe, prove_it_opens,
+    };
+    use std::convert::Infallible;
+
+    struct Key(u8);
+
+    impl SecretSource for Key {
+        type Error = Infallible;
+
+        fn fetch(&mut self, _: &SecretRequest<'_>) -> Result<Fetched, Infallible> {
+            Ok(Fetched {
+                cek: Cek::new(&[self.0; 32]),
+                binding: binding("a/b/c"),
+            })
+        }
+    }
 
     #[test]
     fn a_new_token_must_say_and_carry_what_was_meant() {
         let cek = Cek::new(&[1; 32]);
         let header = header("a/b/c", &cek);
         let token = jwe::seal(&header, b"x", &cek).unwrap();
-        let check = |header, plaintext, cek| prove_it_opens(&token, header, plaintext, cek);
-        assert_eq!(check(&header, b"x", &cek), Ok(()));
-        assert_eq!(check(&header, b"y", &cek), Err(Fault::NotAuthentic));
+        let check = |header, plaintext, key| {
+            let Err(Error::Fault(fault)) = prove_it_opens(&token, header, plaintext, &mut Key(key))
+            else {
+                return None;
+            };
+            Some(fault)
+        };
+        assert_eq!(check(&header, b"x", 1), None);
+        let changed = Fault::SelfCheck(Fault::NotAuthentic.to_string());
+        assert_eq!(check(&header, b"y", 1), Some(changed.clone()));
         let other = self::header("a/b/d", &cek);
-        assert_eq!(check(&other, b"x", &cek), Err(Fault::NotAuthentic));
-        assert_eq!(
-            check(&header, b"x", &Cek::new(&[2; 32])),
-            Err(Fault::KidMismatch)
-        );
+        assert_eq!(check(&other, b"x", 1), Some(changed));
+        assert_eq!(check(&header, b"x", 2), Some(Fault::TwoKeys));
     }
 
     fn header(path: &str, cek: &Cek) -> Header {
-        let binding = Binding {
+        Header::new(&Config::parse("{}").unwrap(), binding(path), cek)
+    }
+
+    fn binding(path: &str) -> Binding {
+        Binding {
             servers: vec![Server {
                 url: "https://kbs".into(),
                 cert: String::new(),
@@ -209,7 +247,6 @@ mod tests {
             path: path.into(),
             init_data: None,
             cfg: [0; 32],
-        };
-        Header::new(&Config::parse("{}").unwrap(), binding, cek)
+        }
     }
 }

@@ -328,6 +328,34 @@ fn a_rotated_secret_opens_old_tokens_from_where_the_operator_keeps_it() {
 }
 
 /// Clevis deletes the old passphrase's last copy once the pin says that the token is written.
+/// A token is printed when it opens with what the KBS gives next time. Ignition has no key of its own by then.
+#[test]
+fn a_server_that_changes_its_mind_binds_nothing() {
+    let (mut world, node, _) = World::enrolled().unwrap();
+    world.settings.binding = "if-present";
+    world.configure().unwrap();
+    // Neither secret names its path, so nothing but the second answer shows the first one to be wrong.
+    let text = |key: &str| json!({ "key_type": "oct", "key": key.repeat(32) }).to_string();
+    for (name, key) in [("root", "a"), ("other", "b")] {
+        let path = format!("default/{}/{name}", node.id);
+        let stored = world
+            .lab
+            .admin(&["set-resource", &path], text(key).as_bytes())
+            .unwrap();
+        assert_eq!(stored.code, Some(0), "{stored}");
+    }
+    let fault = format!("swap-resource=default/{}/other*1", node.id);
+    world.restart_lab(&["--fault", &fault]).unwrap();
+    let refused = world.encrypt(["{}"]).stdin("x").capture().unwrap();
+    assert_eq!(refused.code, Some(1), "{refused}");
+    assert!(refused.stdout.is_empty(), "no token");
+    assert!(refused.err().contains("gave one key for"), "{refused}");
+    // It was wrong once; bound again, the token opens.
+    let token = encrypted(&world, b"x");
+    let opened = world.decrypt([]).stdin(token).success().unwrap();
+    assert_eq!(opened.stdout, b"x");
+}
+
 #[test]
 fn output_that_was_lost_is_no_success() {
     let (world, _, _) = World::enrolled().unwrap();

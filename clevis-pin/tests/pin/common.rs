@@ -16,9 +16,10 @@ pub(crate) const TEST_KEY: &[u8; 32] = b"test-only-key-0123456789-abcdef!";
 pub(crate) const TEST_PLAINTEXT: &[u8; 64] =
     b"test-only plaintext \x00 with NUL and \xff\xfe bytes, as long as a share.";
 
-/// Answers every request with [`FixedSource::key`], and keeps what it was asked.
+/// Answers the first requests with the last of [`FixedSource::next`], all others with [`FixedSource::key`], and keeps what it was asked.
 pub(crate) struct FixedSource {
     pub(crate) key: [u8; 32],
+    pub(crate) next: Vec<[u8; 32]>,
     pub(crate) path: String,
     pub(crate) asked: Vec<String>,
 }
@@ -27,6 +28,7 @@ impl FixedSource {
     pub(crate) fn new() -> Self {
         Self {
             key: *TEST_KEY,
+            next: Vec::new(),
             path: "default/00000000-0000-8000-8000-000000000001/root".into(),
             asked: Vec::new(),
         }
@@ -39,7 +41,7 @@ impl SecretSource for FixedSource {
     fn fetch(&mut self, request: &SecretRequest<'_>) -> Result<Fetched, Infallible> {
         self.asked.push(format!("{request:?}"));
         Ok(Fetched {
-            cek: Cek::new(&self.key),
+            cek: Cek::new(&self.next.pop().unwrap_or(self.key)),
             binding: Binding {
                 servers: vec![Server {
                     url: "https://kbs.example:8080".into(),

@@ -108,6 +108,19 @@ fn a_token_that_could_not_be_opened_again_is_not_handed_out() {
     );
 }
 
+/// Ignition drops its key once the token is there: what opens it must be what the KBS gives the next time.
+#[test]
+fn a_key_that_the_source_does_not_give_again_locks_no_disk() {
+    let mut source = FixedSource::new();
+    source.next = vec![[7; 32]];
+    assert_eq!(
+        fault(encrypt(&config("{}"), b"x", &mut source)),
+        Fault::TwoKeys
+    );
+    assert_eq!(source.asked.len(), 2);
+    assert!(source.asked[1].contains("purpose: Decrypt"), "as at a boot");
+}
+
 #[test]
 fn no_key_is_asked_for_when_the_token_is_refused_anyway() {
     let mut source = FixedSource::new();
