@@ -6,13 +6,15 @@
 //! `luks-header` judge it and writes it anew. Only when all of them have passed is a server asked: one attestation,
 //! and one request for each secret. The token's passphrase unwraps the volume key through [`luks`], its id
 //! ([`vk_id`]) is compared with what the KBS keeps, and the volume is activated with the key itself. Nobody reads
-//! the device's own header a second time. The subcommand `unlock` calls this.
+//! the device's own header a second time; [`active`] and [`table`] read back what the kernel made of it. The
+//! subcommands `unlock` and `verify-binding` call this.
 
 mod active;
 mod error;
 mod header;
 mod luks;
 mod place;
+mod table;
 mod vk_id;
 
 pub use active::{Numbers, active_volumes, numbers};

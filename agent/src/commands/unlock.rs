@@ -49,7 +49,7 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
         let opened = candidate.open(&mut luks, &mut source)?;
         if !options.test {
             luks.activate(&candidate.name, &opened.key, &config.unlock.rules)?;
-            if let Err(error) = record(candidate, &opened, &config.tpm.tcti) {
+            if let Err(error) = record(candidate, &opened, &config) {
                 // What nobody remembers, the guard would not let pass.
                 luks.deactivate(&candidate.name);
                 return Err(error);
@@ -96,9 +96,9 @@ fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, UnlockError> {
 }
 
 /// Writes down what was opened, from what the kernel says of it, and measures its key.
-pub(super) fn record(candidate: &Candidate, opened: &Opened, tcti: &str) -> Result<(), Error> {
+pub(super) fn record(candidate: &Candidate, opened: &Opened, config: &Config) -> Result<(), Error> {
     let volume = &candidate.header.volume;
-    let numbers = numbers(&candidate.name, &candidate.header)?;
+    let numbers = numbers(&candidate.name, &candidate.header, &config.unlock.rules)?;
     let record = state::Volume {
         luks_uuid: volume.uuid.clone(),
         source: candidate.header.device.clone(),
@@ -113,7 +113,7 @@ pub(super) fn record(candidate: &Candidate, opened: &Opened, tcti: &str) -> Resu
     })?;
     let log = MeasureLog::of(&run);
     let registers = Registers {
-        tcti,
+        tcti: &config.tpm.tcti,
         run: &run,
         log,
     };

@@ -38,7 +38,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     for candidate in &candidates {
         let mut luks = Luks::load(&candidate.header)?;
         let opened = candidate.open(&mut luks, &mut source)?;
-        unlock::record(candidate, &opened, &config.tpm.tcti)?;
+        unlock::record(candidate, &opened, &config)?;
         let uuid = &candidate.header.volume.uuid;
         let vk_id = opened.vk_id.as_str();
         facts.push(json!({

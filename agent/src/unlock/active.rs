@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What the kernel says of an active volume, read from sysfs and compared with what was asked for: its name, its
-//! UUID with ours in it, and that it lies on our device and on no other.
+//! UUID with ours in it, and that it lies on our device and on no other. [`super::table`] has the rest.
 
-use super::UnlockError;
 use super::header::Header;
-use luks_header::Integrity;
+use super::{UnlockError, table};
+use luks_header::{Integrity, Rules};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,12 @@ pub struct Numbers {
     pub active: String,
 }
 
-/// The numbers of an active volume and of the device below it.
+/// The numbers of an active volume and of the device below it, once everything that the kernel says of it is as the
+/// judged header says.
 ///
 /// # Errors
 /// [`UnlockError::Disagrees`] if the volume is not the one that was activated; [`UnlockError::Device`].
-pub fn numbers(name: &str, header: &Header) -> Result<Numbers, UnlockError> {
+pub fn numbers(name: &str, header: &Header, rules: &Rules) -> Result<Numbers, UnlockError> {
     let failed = |error| UnlockError::Device {
         action: "find in sysfs",
         device: header.device.clone(),
@@ -43,6 +44,7 @@ pub fn numbers(name: &str, header: &Header) -> Result<Numbers, UnlockError> {
         });
     }
     let mut below = only_below(&block).map_err(failed)?;
+    table::read_back(name, &header.volume, rules, &below)?;
     if header.volume.integrity != Integrity::None {
         // dm-integrity lies between.
         below = only_below(&Path::new(BLOCK).join(&below)).map_err(failed)?;
