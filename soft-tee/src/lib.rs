@@ -4,8 +4,8 @@
 //! are real, and the roots vouch for nothing, so no verifier believes them unless a test tells it to.
 //!
 //! [`snp::Chip`] signs SEV-SNP reports under an ARK, ASK and VCEK of its own; [`tdx::Platform`] signs quotes
-//! under a PCK chain of its own and brings the collateral that Intel would serve; [`configfs::Configfs`] serves
-//! either through the files of the kernel's interface and counts how often it is asked.
+//! under a PCK chain of its own and brings the collateral that Intel would serve; [`tpm::SoftTpm`] signs quotes of PCRs.
+//! [`configfs::Configfs`] serves reports through the files of the kernel's interface and counts how often it is asked.
 //!
 //! No Trustee and no machine is needed, and none is imitated beyond its interface.
 
@@ -19,4 +19,5 @@
 pub mod configfs;
 pub mod snp;
 pub mod tdx;
+pub mod tpm;
 mod x509;

@@ -81,10 +81,28 @@ impl Authority {
         self.chip_with(generation, CertType::VCEK, self.validity)
     }
 
+    /// A chip with other firmware (boot loader, TEE, SNP, microcode) and a certificate for it.
+    pub fn chip_at(&self, generation: Generation, tcb: (u8, u8, u8, u8)) -> Chip {
+        let mut template = template(generation);
+        let (bootloader, tee, snp, microcode) = tcb;
+        let fmc = template.reported_tcb.fmc;
+        template.reported_tcb = TcbVersion::new(fmc, bootloader, tee, snp, microcode);
+        self.certify(template, generation, CertType::VCEK, self.validity)
+    }
+
     /// A chip whose certificate is of another kind or time.
     pub fn chip_with(&self, generation: Generation, kind: CertType, validity: (u64, u64)) -> Chip {
+        self.certify(template(generation), generation, kind, validity)
+    }
+
+    fn certify(
+        &self,
+        template: AttestationReport,
+        generation: Generation,
+        kind: CertType,
+        validity: (u64, u64),
+    ) -> Chip {
         let key = p384::ecdsa::SigningKey::random(&mut rand_core::OsRng);
-        let template = template(generation);
         let spki = key.verifying_key().to_public_key_der().unwrap().to_vec();
         let tcb = template.reported_tcb;
         let mut extensions = vec![

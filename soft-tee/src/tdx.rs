@@ -4,6 +4,7 @@
 //! brings the collateral that Intel's service would give for it (Intel TDX DCAP Quoting Library API, appendix
 //! A; SGX PCK Certificate and CRL Profile; PCS API v4).
 
+use crate::tpm::hex;
 use crate::x509::{self, Issuer, Subject};
 use const_oid::ObjectIdentifier;
 use p256::ecdsa::signature::Signer as _;
@@ -388,10 +389,6 @@ fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
         _ => vec![tag, 0x82, high, low],
     };
     [&head, value].concat()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 const ROOT: &str = "Software SGX Root CA";

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What the black-box tests share: a laboratory in a temporary directory, an HTTP client that trusts it,
-//! and a TPM made of an RSA key.
+//! What the black-box tests share: a laboratory in a temporary directory, and an HTTP client that trusts it.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(
@@ -12,23 +11,22 @@
 )]
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use kbs_protocol::Tee;
 use kbs_protocol::jwe::ResourceJwe;
 use kbs_protocol::message::{Challenge, RuntimeData};
 use kbs_protocol::runtime_data::RuntimeDigest;
 use kbs_protocol::tee_key::TeeKey;
-use kbs_protocol::{NodeId, Tee};
 use lab_kbs::admin_client::AdminClient;
 use lab_kbs::keys::{self, InitOptions};
 use lab_kbs::{Options, Server};
 use reqwest::Method;
-use rsa::pkcs8::EncodePublicKey as _;
-use rsa::signature::{SignatureEncoding as _, Signer as _};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use tempfile::TempDir;
+
+pub use soft_tee::tpm::SoftTpm;
 
 /// A running laboratory.
 pub struct Lab {
@@ -235,87 +233,6 @@ impl Node {
             "init-data": null,
             "runtime-data": runtime_data,
             "tee-evidence": { "primary_evidence": evidence, "additional_evidence": "" },
-        })
-    }
-}
-
-/// An attestation key without a TPM around it, and the PCRs it will sign for.
-#[derive(Clone)]
-pub struct SoftTpm {
-    pub ak: rsa::RsaPrivateKey,
-    pub pcrs: Vec<[u8; 32]>,
-    /// TPML_PCR_SELECTION as quoted, in hex.
-    pub selection: &'static str,
-}
-
-/// Exactly one selection: SHA-256, all 24 PCRs.
-pub const FULL_SELECTION: &str = "00000001000b03ffffff";
-
-static AKS: LazyLock<[rsa::RsaPrivateKey; 2]> = LazyLock::new(|| {
-    [(); 2].map(|()| rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap())
-});
-
-impl SoftTpm {
-    /// One of two TPMs that are the same for all tests of a file.
-    pub fn number(index: usize) -> Self {
-        let pcrs = (0..24).map(|number| [number; 32]).collect();
-        Self {
-            ak: AKS[index].clone(),
-            pcrs,
-            selection: FULL_SELECTION,
-        }
-    }
-
-    fn spki(&self) -> Vec<u8> {
-        self.ak
-            .to_public_key()
-            .to_public_key_der()
-            .unwrap()
-            .into_vec()
-    }
-
-    pub fn ak_public(&self) -> String {
-        STANDARD.encode(self.spki())
-    }
-
-    pub fn node_id(&self) -> NodeId {
-        NodeId::from_spki_der(&self.spki())
-    }
-
-    pub fn pcr(&self, number: usize) -> String {
-        hex(&self.pcrs[number])
-    }
-
-    pub fn boot_tuple(&self) -> Value {
-        json!({ "pcr04": self.pcr(4), "pcr07": self.pcr(7), "pcr14": self.pcr(14) })
-    }
-
-    pub fn evidence(&self, extra_data: &[u8]) -> Value {
-        let digest = Sha256::digest(self.pcrs.concat());
-        let message = [
-            unhex("ff54434780180000"),
-            u16::try_from(extra_data.len())
-                .unwrap()
-                .to_be_bytes()
-                .to_vec(),
-            extra_data.to_vec(),
-            unhex("000000000000000100000002000000030100000000000000ff"),
-            unhex(self.selection),
-            vec![0, 32],
-            digest.to_vec(),
-        ]
-        .concat();
-        let signature = rsa::pkcs1v15::SigningKey::<Sha256>::new(self.ak.clone())
-            .sign(&message)
-            .to_vec();
-        let signature = [unhex("0014000b0100"), signature].concat();
-        json!({
-            "ak_public": self.ak_public(),
-            "tpm_quote": {
-                "message": STANDARD.encode(message),
-                "signature": STANDARD.encode(signature),
-                "pcrs": self.pcrs.iter().map(|pcr| hex(pcr)).collect::<Vec<_>>(),
-            },
         })
     }
 }
