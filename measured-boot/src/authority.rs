@@ -150,6 +150,21 @@ pub(crate) fn mok_list_x(shim: &ShimFacts, platform: &PlatformFacts) -> Vec<u8> 
     or_dummy(list)
 }
 
+/// What owners enrolled, `MokList` and `MokListX`, from the lists that a running shim left for the system
+/// (`MokListRT`, `MokListXRT`): these without what shim itself brought along. `None` when they are of another shim.
+pub fn enrolled(shim: &ShimFacts, lists: [&[u8]; 2]) -> Option<[Blob; 2]> {
+    let nothing = PlatformFacts::default();
+    let own = [mok_list(shim, &nothing), mok_list_x(shim, &nothing)];
+    let dummy = or_dummy(Vec::new());
+    let without = |list: &[u8], own: &[u8]| match own == dummy && list != dummy {
+        true => Some(Blob::from(list)),
+        false => list.strip_prefix(own).map(Blob::from),
+    };
+    let [list, revoked] = lists;
+    let [own_list, own_revoked] = &own;
+    Some([without(list, own_list)?, without(revoked, own_revoked)?])
+}
+
 /// shim mirrors an empty list as one that matches nothing: a hash of zeros.
 fn or_dummy(list: Vec<u8>) -> Vec<u8> {
     match list.is_empty() {

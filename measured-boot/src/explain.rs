@@ -75,25 +75,37 @@ pub struct Found {
 /// # Errors
 /// [`Error::NoDigest`] when the log or the facts do not have this bank.
 pub fn explain(log: &EventLog, prediction: &Prediction, bank: Bank) -> Result<Explanation, Error> {
-    let mut pcrs = Vec::new();
-    let mut first: Option<Difference> = None;
-    for pcr in &prediction.pcrs {
-        let difference = compare(log, prediction, bank, *pcr)?;
-        pcrs.push((*pcr, difference.is_none()));
+    let differences = differences(log, prediction, bank)?;
+    let agrees = |pcr: &u8| !differences.iter().any(|difference| difference.pcr == *pcr);
+    let pcrs = prediction.pcrs.iter().map(|pcr| (*pcr, agrees(pcr)));
+    Ok(Explanation {
+        bank,
+        pcrs: pcrs.collect(),
         // What the log does not have any more comes after everything that it has.
-        let place = |difference: &Difference| {
-            difference
-                .found
-                .as_ref()
-                .map_or(usize::MAX, |found| found.entry)
-        };
-        first = match (first, difference) {
-            (Some(first), Some(other)) if place(&other) < place(&first) => Some(other),
-            (None, other) => other,
-            (first, _) => first,
-        };
+        first: differences
+            .iter()
+            .min_by_key(|difference| {
+                let found = difference.found.as_ref();
+                found.map_or(usize::MAX, |found| found.entry)
+            })
+            .cloned(),
+    })
+}
+
+/// The first difference of each PCR that is not as predicted.
+///
+/// # Errors
+/// As [`explain`].
+pub fn differences(
+    log: &EventLog,
+    prediction: &Prediction,
+    bank: Bank,
+) -> Result<Vec<Difference>, Error> {
+    let mut differences = Vec::new();
+    for pcr in &prediction.pcrs {
+        differences.extend(compare(log, prediction, bank, *pcr)?);
     }
-    Ok(Explanation { bank, pcrs, first })
+    Ok(differences)
 }
 
 /// The PCRs of a quote that the log does not lead to: it was cut, or changed, or something extended a PCR

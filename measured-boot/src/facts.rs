@@ -130,6 +130,24 @@ pub struct SectionFacts {
     pub digests: Digests,
 }
 
+impl ImageFacts {
+    /// The way that the parts suggest: a unified kernel image is there to be booted.
+    pub fn usual_route(&self) -> Option<Route> {
+        let is_systemd = self
+            .boot_loader
+            .as_ref()
+            .and_then(|loader| loader.sbat.as_deref())
+            .is_some_and(|sbat| sbat.lines().any(|line| line.starts_with("systemd-boot,")));
+        match (&self.shim, &self.uki, &self.boot_loader) {
+            (Some(_), Some(_), _) => Some(Route::ShimUki),
+            (None, Some(_), Some(_)) if is_systemd => Some(Route::SdbootUki),
+            (None, Some(_), _) => Some(Route::Uki),
+            (Some(_), None, Some(_)) if self.kernel.is_some() => Some(Route::ShimGrub),
+            _ => None,
+        }
+    }
+}
+
 impl ShimFacts {
     /// Reads shim.
     ///

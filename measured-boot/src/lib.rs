@@ -19,7 +19,8 @@
 //! * [`predict::predict`] gives the events of a boot in order, and their PCRs in any [`bank::Bank`];
 //! * [`combine::combine`] gives the tuples that a fleet can show while it is updated;
 //! * [`explain::explain`] holds the log of a machine ([`eventlog::EventLog`]) against a prediction and
-//!   names the first difference in words.
+//!   names the first difference in words;
+//! * [`calibrate::calibrate`] reads from that log what is a property of the machine and its boot loader.
 //!
 //! What was never seen on a machine is marked ([`predict::Prediction::unobserved`]), and what is not
 //! modelled is an error: a wrong reference value locks a machine out, or lets one in.
@@ -30,6 +31,7 @@
 pub mod authority;
 pub mod bank;
 pub mod bytes;
+pub mod calibrate;
 pub mod certificate;
 pub mod combine;
 pub mod error;

@@ -5,6 +5,7 @@
 
 mod arguments;
 mod output;
+mod preflight;
 mod table;
 
 use crate::{Error, explain, platform};
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 /// A PLATFORM is profile:NAME, a file of firmware's flash (OVMF_VARS…), a directory of efivarfs, an event log, or
 /// a document that `refvals platform` wrote.
 ///
-/// Exit codes: 0 done, 1 the answer is no, 2 usage, 10 configuration, 11 machine, 12 network, 13 server, 14 policy,
+/// Exit codes: 0 done, 1 the answer is no, 2 usage, 3 there is no answer, 10 configuration, 11 machine, 12 network, 13 server, 14 policy,
 /// 15 data.
 #[derive(Debug, Parser)]
 #[command(name = "refvals", version)]
@@ -114,6 +115,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         html: Option<PathBuf>,
     },
+    /// On a running node: will it unlock after the next reboot? Exit code 0 yes, 1 no, 3 nobody can say.
+    Preflight(preflight::Arguments),
 }
 
 /// Runs the command line; the arguments begin with the program's name.
@@ -222,6 +225,7 @@ fn execute(command: Command) -> Result<ExitCode, Error> {
                 return Ok(ExitCode::from(NO));
             }
         }
+        Command::Preflight(arguments) => return preflight::run(&arguments),
     }
     Ok(ExitCode::SUCCESS)
 }

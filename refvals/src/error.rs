@@ -39,6 +39,9 @@ pub enum Error {
         /// The image.
         image: String,
     },
+    /// A system that is not made of deployments.
+    #[error("nothing here says what boots next: there is no deployment of ostree or bootc")]
+    NoDeployment,
     /// Bytes that are not those that were named.
     #[error("{what} is not what was named: expected {expected}, found {found}")]
     Digest {
@@ -118,7 +121,9 @@ impl Blame for Error {
         match self {
             Self::Boot(error) => error.owner(),
             Self::Io { .. } => Owner::Machine,
-            Self::Reference { .. } | Self::NoRoute { .. } => Owner::Configuration,
+            Self::Reference { .. } | Self::NoRoute { .. } | Self::NoDeployment => {
+                Owner::Configuration
+            }
             Self::Document { .. } | Self::Digest { .. } => Owner::Data,
             Self::Cut { .. } | Self::Unreachable { .. } => Owner::Network,
             Self::Registry { status, .. } => match status {
@@ -148,6 +153,9 @@ impl Blame for Error {
             Self::Reference { .. } => "write it as `refvals help` shows",
             Self::NoRoute { .. } => {
                 "look at what `refvals image` finds in it, or state `--boot-path`"
+            }
+            Self::NoDeployment => {
+                "name the image, or the directory with its kernel, that will boot"
             }
             Self::Digest { .. } => {
                 "do not approve this image; fetch it from another place and compare"

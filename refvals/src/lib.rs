@@ -19,6 +19,7 @@ pub mod cli;
 mod error;
 pub mod explain;
 pub mod platform;
+pub mod preflight;
 pub mod source;
 
 pub use error::Error;

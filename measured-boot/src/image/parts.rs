@@ -81,24 +81,8 @@ pub(super) fn facts(name: &str, files: &Files, choice: &Choice) -> Result<ImageF
         search.stage(first, &mut image)?;
     }
     search.kernels(&mut image)?;
-    image.route = choice.route.or_else(|| route(&image));
+    image.route = choice.route.or_else(|| image.usual_route());
     Ok(image)
-}
-
-/// The way that the parts suggest: a unified kernel image is there to be booted.
-fn route(image: &ImageFacts) -> Option<Route> {
-    let is_systemd = image
-        .boot_loader
-        .as_ref()
-        .and_then(|loader| loader.sbat.as_deref())
-        .is_some_and(|sbat| sbat.lines().any(|line| line.starts_with("systemd-boot,")));
-    match (&image.shim, &image.uki, &image.boot_loader) {
-        (Some(_), Some(_), _) => Some(Route::ShimUki),
-        (None, Some(_), Some(_)) if is_systemd => Some(Route::SdbootUki),
-        (None, Some(_), _) => Some(Route::Uki),
-        (Some(_), None, Some(_)) if image.kernel.is_some() => Some(Route::ShimGrub),
-        _ => None,
-    }
 }
 
 struct Search<'a> {

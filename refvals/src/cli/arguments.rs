@@ -112,6 +112,10 @@ impl How {
         facts
     }
 
+    pub(super) fn choice(&self) -> Choice {
+        self.choice.get()
+    }
+
     fn options(&self) -> source::Options {
         source::Options {
             choice: self.choice.get(),

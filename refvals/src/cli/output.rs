@@ -36,6 +36,14 @@ pub(super) fn write_or_say(file: Option<&Path>, text: &str) -> Result<(), Error>
     }
 }
 
+/// Writes a file that others read: whole, or not at all.
+pub(super) fn write_whole(file: &Path, text: &str) -> Result<(), Error> {
+    let part = file.with_extension(format!("{}.part", std::process::id()));
+    std::fs::write(&part, text)
+        .and_then(|()| std::fs::rename(&part, file))
+        .map_err(Error::io("write", file))
+}
+
 /// A bar for the bytes of an image, where somebody watches.
 pub(super) struct Bar(Option<ProgressBar>);
 
