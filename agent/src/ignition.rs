@@ -5,19 +5,13 @@
 //!
 //! Left to itself, Ignition takes its config from the platform: a metadata service, a config drive, the
 //! firmware's variables. All of them are the host. Here the config comes out of an attestation like a disk's
-//! key: [`check`] makes sure that nothing in it is fetched from elsewhere without a digest, and [`Places`] that
+//! key: [`ignition_config`] makes sure that nothing in it is fetched from elsewhere without a digest, and [`Places`] that
 //! Ignition takes it and nobody's but it. `trustee-agent fetch-config` calls both.
 //!
 //! The config is a secret: it may hold keys. No message quotes it.
 
-mod check;
 mod error;
 mod places;
-mod source;
 
-pub use check::check;
 pub use error::IgnitionError;
 pub use places::Places;
-
-/// The largest config, in bytes. A KBS answers with at most 2 MiB of encrypted base64.
-pub const LIMIT: usize = 1024 * 1024;

@@ -107,6 +107,11 @@ impl Machine {
 pub struct Tag(String);
 
 impl Tag {
+    /// Where a machine's Ignition config lies, beside its volumes: `default/<node>/ignition`.
+    pub fn ignition() -> Self {
+        Self(IGNITION.to_owned())
+    }
+
     /// Where a secret of this volume lies as long as it is kept: `<tag>.<id>`.
     ///
     /// # Errors
@@ -236,6 +241,8 @@ pub(crate) fn segment(text: &str) -> bool {
 
 /// The first segment of every path we write; `resource.rego` says the same.
 pub(crate) const REPOSITORY: &str = "default";
+/// As `ignition.path` of the agent's documentation ends.
+const IGNITION: &str = "ignition";
 pub(crate) const SEGMENT: &str = "1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot";
 const SHOWN: usize = 80;
 

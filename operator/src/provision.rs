@@ -13,6 +13,7 @@
 pub mod apply;
 pub mod diff;
 mod error;
+pub mod ignition;
 mod load;
 pub mod objects;
 pub mod record;

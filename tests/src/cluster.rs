@@ -72,6 +72,23 @@ impl Cluster {
         self.write("Machine", name, &spec)
     }
 
+    /// Adds a machine by its attestation key (base64 of the SubjectPublicKeyInfo), with further lines of its spec.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add_key(&self, name: &str, ak_public: &str, more: &str) -> Result<()> {
+        let spec = format!("  state: approved\n  attestationKey: {ak_public}\n{more}");
+        self.write("Machine", name, &spec)
+    }
+
+    /// A file beside the objects, for those that name it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn file(&self, name: &str, text: &str) -> Result<()> {
+        Ok(fs::write(self.dir.join(name), text)?)
+    }
+
     /// Takes a machine away; none of this name is fine.
     pub fn remove(&self, name: &str) {
         drop(fs::remove_file(self.dir.join(format!("{name}.yaml"))));

@@ -15,6 +15,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use sheepfold_tests::cluster::Cluster;
 use sheepfold_tests::lab::Lab;
 use sheepfold_tests::node_root::{NodeRoot, Suite, Tree};
 use sheepfold_tests::paths;
@@ -283,6 +284,85 @@ fn another_nodes_config_is_refused_by_the_policy() {
     let refused = fetch_config(&world, &root);
     assert_eq!(refused.code, Some(14), "{refused}");
     assert!(!root.join("run").exists());
+}
+
+/// From the administrator's directory to the real Ignition: the operator stores a node's config with the volume
+/// that is to be encrypted, that node alone gets it, and Ignition reads both parts.
+#[test]
+fn what_the_operator_provisions_is_what_ignition_reads() {
+    let Some(node_root) = NodeRoot::new(Suite::Bookworm).unwrap() else {
+        return;
+    };
+    let tree = &node_root.tree;
+    let (mut world, mut other) = (World::new().unwrap(), World::new().unwrap());
+    other.settings.servers = world.settings.servers.clone();
+    other.settings.ca_file = world.settings.ca_file.clone();
+    let [node, others] = [&world, &other].map(|world| {
+        drop(world.run(world.agent(["attest"])).unwrap());
+        world.node().unwrap()
+    });
+    let cluster = Cluster::new(&world.dir().join("cluster"), &world.lab).unwrap();
+    for world in [&world, &other] {
+        let name = format!("image-{}", world.node().unwrap().id);
+        cluster
+            .approve(&name, &world.tpm.read_pcrs().unwrap())
+            .unwrap();
+    }
+    let spec = "  ignition:\n    configFile: worker.ign\n    luks:\n    - name: root\n      \
+                device: /dev/disk/by-partlabel/root\n      filesystem: {format: xfs, label: root}\n";
+    cluster.add_key("worker", &node.ak_public, spec).unwrap();
+    cluster.add_key("other", &others.ak_public, "").unwrap();
+    let wanted = config("/of-the-administrator");
+    cluster.file("worker.ign", &wanted).unwrap();
+    cluster.provision(&[]).unwrap().success().unwrap();
+
+    let path = format!("default/{}/ignition", node.id);
+    for world in [&mut world, &mut other] {
+        world.settings.ignition = Some(path.clone());
+        world.configure().unwrap();
+    }
+    let outside = root(&other, "quiet");
+    let refused = fetch_config(&other, &outside);
+    assert_eq!(refused.code, Some(14), "{refused}");
+    assert!(!outside.join("run").exists());
+    assert!(!other.agent(["fetch"]).success().unwrap().stdout.is_empty());
+
+    tree.write("/proc/cmdline", "ignition.firstboot").unwrap();
+    world
+        .agent(["fetch-config", "--root"])
+        .arg(tree.path("/"))
+        .success()
+        .unwrap();
+    let user = tree.read("/run/ignition/user.ign").unwrap();
+    let judged = tree.run(["ignition-validate", "-"]).stdin(user).capture();
+    let judged = judged.unwrap();
+    assert_eq!(judged.code, Some(0), "{judged}");
+    assert!(judged.err().is_empty(), "{judged}");
+    let read = ignition(tree, "fetch", Some(&directory_of_the_drop_in()));
+    assert_eq!(files(&read), ["/of-the-administrator"]);
+    let luks = &read["storage"]["luks"];
+    assert_eq!(luks.as_array().unwrap().len(), 1, "{luks}");
+    assert_eq!(luks[0]["name"], "root");
+    assert_eq!(luks[0]["clevis"]["custom"]["pin"], "sss");
+    assert_eq!(luks[0]["clevis"]["custom"]["needsNetwork"], true);
+    assert_eq!(
+        read["storage"]["filesystems"][0]["device"],
+        "/dev/mapper/root"
+    );
+
+    // The other way round: a config that the real one would refuse, and so does ours, never gets this far.
+    cluster
+        .file(
+            "worker.ign",
+            &wanted.replace("data:,x", "https://files.example/x"),
+        )
+        .unwrap();
+    let refused = cluster.provision(&[]).unwrap().capture().unwrap();
+    assert_eq!(refused.code, Some(10), "{refused}");
+    assert!(
+        refused.err().contains("without a verification.hash"),
+        "{refused}"
+    );
 }
 
 #[test]

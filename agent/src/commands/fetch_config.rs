@@ -5,7 +5,7 @@
 
 use crate::config::{Config, ConfigError, Problem};
 use crate::error::Error;
-use crate::ignition::{self, Places};
+use crate::ignition::{IgnitionError, Places};
 use crate::kbs::{Client, Patience};
 use crate::node::Node;
 use crate::trust::Target;
@@ -33,7 +33,7 @@ pub(super) fn run(config: &Path, root: &Path, json: bool) -> Result<ExitCode, Er
     let patience = Patience::from(node.config.timeouts.config);
     let fetched = client.fetch(&mut node, &target.path, patience, &mut report::waiting())?;
 
-    ignition::check(&fetched.secret)?;
+    ignition_config::check(&fetched.secret).map_err(IgnitionError::from)?;
     let files = places.put(&fetched.secret)?;
     let files: Vec<String> = files
         .iter()

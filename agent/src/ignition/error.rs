@@ -2,7 +2,6 @@
 
 //! Why a config does not reach Ignition. Places and numbers, never content.
 
-use super::LIMIT;
 use crate::cmdline::Refusal;
 use kbs_protocol::{Blame, Owner, Persistence};
 use std::path::PathBuf;
@@ -11,56 +10,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IgnitionError {
-    /// Larger than any honest one.
-    #[error("the Ignition config has {bytes} bytes, expected at most {LIMIT}")]
-    TooLarge {
-        /// Its size.
-        bytes: usize,
-    },
-    /// Not JSON.
-    #[error("the Ignition config{} is not JSON at line {line}, column {column}", shown(.within))]
-    NotJson {
-        /// The place of a config inside another one.
-        within: String,
-        /// From 1.
-        line: usize,
-        /// From 1.
-        column: usize,
-    },
-    /// A specification that we have not read, or none.
-    #[error("the Ignition config{} has {}, expected ignition.version 3.0.0 to 3.6.0", shown(.within), version(.found.as_deref()))]
-    Version {
-        /// The place of a config inside another one.
-        within: String,
-        /// What it says, if that looks like a version.
-        found: Option<String>,
-    },
-    /// An object with two members of one name, for Ignition.
-    #[error("the Ignition config has {place} twice")]
-    Twice {
-        /// Where.
-        place: String,
-    },
-    /// Fetched from elsewhere, by nobody who attests.
-    #[error("the Ignition config fetches {place} from elsewhere without a verification.hash")]
-    Unpinned {
-        /// Where.
-        place: String,
-    },
-    /// A further config that is elsewhere: its own references cannot be seen from here.
-    #[error(
-        "the Ignition config takes {place} from elsewhere, where nobody can check what it fetches"
-    )]
-    Elsewhere {
-        /// Where.
-        place: String,
-    },
-    /// A further config inside, in a form that is not looked into.
-    #[error("the Ignition config has {place} compressed or in a form that cannot be looked into")]
-    Opaque {
-        /// Where.
-        place: String,
-    },
+    /// Something in the config.
+    #[error(transparent)]
+    Config(#[from] ignition_config::Error),
     /// The kernel command line has a config of its own, and it would win.
     #[error(transparent)]
     CommandLine(Refusal),
@@ -87,7 +39,7 @@ impl Blame for IgnitionError {
         match self {
             Self::CommandLine(refusal) => refusal.owner(),
             Self::Present { .. } | Self::Io { .. } => Owner::Machine,
-            _ => Owner::Data,
+            Self::Config(error) => error.owner(),
         }
     }
 
@@ -97,6 +49,7 @@ impl Blame for IgnitionError {
 
     fn advice(&self) -> String {
         let advice = match self {
+            Self::Config(error) => return error.advice(),
             Self::CommandLine(_) => {
                 "somebody with access to the boot loader or the hypervisor wants another config: find out \
                  who; the node's own comes from the KBS"
@@ -108,32 +61,7 @@ impl Blame for IgnitionError {
             Self::Io { .. } => {
                 "look at the file system of the initramfs; it is memory, and may be full"
             }
-            Self::TooLarge { .. } => "put large files elsewhere, and their SHA-512 into the config",
-            Self::Unpinned { .. } => {
-                "add verification.hash (\"sha512-\" and the digest), or put the content into a data URL"
-            }
-            Self::Elsewhere { .. } | Self::Opaque { .. } => {
-                "merge the two configs before they are stored, or put the other one into a plain data URL"
-            }
-            Self::NotJson { .. } => "store the JSON that Butane makes, not its YAML",
-            Self::Version { .. } => {
-                "store a config of a specification that the image's Ignition has"
-            }
-            Self::Twice { .. } => "leave one of them",
         };
         advice.to_owned()
     }
-}
-
-fn shown(within: &str) -> String {
-    match within {
-        "" => String::new(),
-        place => format!(" in {place}"),
-    }
-}
-
-fn version(found: Option<&str>) -> String {
-    found.map_or("no known version".to_owned(), |found| {
-        format!("version {found}")
-    })
 }

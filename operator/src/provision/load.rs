@@ -6,6 +6,7 @@
 mod machine;
 mod yaml;
 
+use super::ignition::Config;
 use super::objects::{
     API_VERSION, ApprovedImage, Cluster, Head, Kbs, Machine, Object, Passphrase, Release,
 };
@@ -13,10 +14,11 @@ use super::{Error, Place};
 use crate::kbs_admin::Access;
 use crate::model::{Desired, NodeName, Options, Pcr, State, Tag};
 use kbs_protocol::Secret;
-use machine::machine;
+use machine::{ignition, machine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use yaml::{documents, files, is_blank, parse, wrong};
 
 /// A directory that was read.
@@ -45,6 +47,8 @@ pub struct Entry {
     pub place: Place,
     /// Each volume has a secret.
     pub volumes: BTreeSet<Tag>,
+    /// What Ignition gets on its first boot.
+    pub ignition: Option<Arc<Config>>,
 }
 
 impl Directory {
@@ -224,12 +228,23 @@ impl Found {
         for (name, (image, place)) in self.images {
             approve(&mut desired, &name, image, &place)?;
         }
+        let everybodys = spec.ignition.map(|wanted| ignition(&wanted, &place));
+        let everybodys = everybodys.transpose()?;
         let mut machines: BTreeMap<NodeName, Entry> = BTreeMap::new();
         for (name, (spec, place)) in self.machines {
+            let own = spec
+                .ignition
+                .as_ref()
+                .map(|wanted| ignition(wanted, &place));
+            let ignition = own.transpose()?.or_else(|| everybodys.clone());
             let (node, machine, mut volumes) =
                 machine(&name, spec, &place, desired.options.identity)?;
             if escrowed {
                 volumes.extend(RECOVERY.parse::<Tag>());
+            }
+            if ignition.is_some() && volumes.contains(&Tag::ignition()) {
+                let why = format!("{name} has a volume ignition, where its Ignition config lies");
+                return Err(wrong(&place, why));
             }
             if let Some(first) = machines.get(&node) {
                 let why = format!("{name} and {} are both {node}", first.name);
@@ -240,6 +255,7 @@ impl Found {
                 name,
                 place,
                 volumes,
+                ignition,
             };
             machines.insert(node, entry);
         }

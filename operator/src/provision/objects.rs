@@ -58,6 +58,8 @@ pub struct Cluster {
     /// How an owner gets at a disk when attestation does not work.
     #[serde(default)]
     pub recovery: Recovery,
+    /// The Ignition config of every machine that has none of its own.
+    pub ignition: Option<Ignition>,
 }
 
 /// How to reach the KBS as its administrator. Relative paths begin at the file that names them.
@@ -160,6 +162,67 @@ pub struct Machine {
     /// Its volumes; default: `root`.
     #[serde(default = "root")]
     pub volumes: BTreeSet<Tag>,
+    /// Its Ignition config, instead of the cluster's.
+    pub ignition: Option<Ignition>,
+}
+
+/// The config that Ignition takes out of an attestation, at `default/<node>/ignition`: `config` or `configFile`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Ignition {
+    /// The JSON text of an Ignition config.
+    pub config: Option<String>,
+    /// The same, in a file.
+    pub config_file: Option<PathBuf>,
+    /// Volumes that are encrypted besides and bound to the pin.
+    #[serde(default)]
+    pub luks: Vec<Luks>,
+}
+
+/// A volume that Ignition encrypts; names and forms as in [`crate::ignition::Volume`].
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Luks {
+    /// The opened device is `/dev/mapper/<name>`.
+    pub name: String,
+    /// What is encrypted: a path below `/dev`.
+    pub device: String,
+    /// Of the LUKS2 header.
+    pub label: Option<String>,
+    /// Of the LUKS2 header.
+    pub uuid: Option<String>,
+    /// Lose what is on the device; otherwise the boot fails where there is anything.
+    #[serde(default = "yes")]
+    pub wipe_volume: bool,
+    /// Pass discards to the device.
+    #[serde(default)]
+    pub discard: bool,
+    /// What is made on it.
+    pub filesystem: Option<Filesystem>,
+}
+
+/// A file system on an encrypted volume.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Filesystem {
+    /// Its type.
+    pub format: Format,
+    /// Its label.
+    pub label: Option<String>,
+    /// Where it is mounted while Ignition writes files.
+    pub path: Option<String>,
+}
+
+/// A type of file system that Ignition makes.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// ext4(5).
+    Ext4,
+    /// xfs(5).
+    Xfs,
+    /// btrfs(5).
+    Btrfs,
 }
 
 /// What we read of a registrar's file: the attestation keys that a TPM has shown, one of them approved.
@@ -185,6 +248,10 @@ pub(super) struct Head {
 
 fn name() -> String {
     kbs_admin::NAME.to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn root() -> BTreeSet<Tag> {

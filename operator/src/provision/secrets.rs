@@ -4,8 +4,10 @@
 //!
 //! A secret is made here, written to the KBS and forgotten: it is never on the operator's disk. What stays
 //! is its id, and the record says which id lies at which path. An interrupted write loses its secret; then
-//! another one is made, and what a node may have read in the meantime is kept in its second place.
+//! another one is made, and what a node may have read in the meantime is kept in its second place. An Ignition
+//! config lies beside them; it is not made here, so it has no second place.
 
+use super::ignition::Config;
 use super::{Directory, Error};
 use crate::model::{Desired, InitDataDigest, Machine, NodeName, SecretId, State, Tag};
 use crate::plan::Observed;
@@ -36,6 +38,11 @@ pub trait Source {
     /// # Errors
     /// When there are no random numbers.
     fn make(&mut self, node: Option<&NodeId>, path: &ResourcePath) -> Result<SecretId, Error>;
+
+    /// A config that is not made here, but has to be stored all the same.
+    fn take(&mut self, config: &Config) -> SecretId {
+        config.id().clone()
+    }
 }
 
 /// Secrets made in this run, by id; wiped when it ends.
@@ -55,6 +62,12 @@ impl Source for Fresh {
         let id = id(secret.key());
         self.0.insert(id.clone(), secret.to_json()?);
         Ok(id)
+    }
+
+    fn take(&mut self, config: &Config) -> SecretId {
+        let id = config.id();
+        self.0.entry(id.clone()).or_insert_with(|| config.text());
+        id.clone()
     }
 }
 
@@ -134,6 +147,9 @@ pub fn desired(
             if rebound.is_some_and(|tags| tags.contains(tag)) {
                 machine.rebound(tag);
             }
+        }
+        if let Some(config) = &entry.ignition {
+            machine.secrets.insert(Tag::ignition(), source.take(config));
         }
     }
     Ok(desired)

@@ -4,7 +4,7 @@
 
 use super::load::word;
 use super::{Directory, Error, Target};
-use crate::model::Desired;
+use crate::model::{Desired, NodeName, SecretId, Tag};
 use crate::plan::{Observed, Plan, reference_values};
 use crate::provision::record::State;
 use serde::Serialize;
@@ -39,6 +39,8 @@ pub struct MachineStatus {
     pub by_command: bool,
     /// Its volumes.
     pub volumes: Vec<VolumeStatus>,
+    /// `stored`, `missing` or `unknown`: the Ignition config that it is to have; `old`: another one is stored.
+    pub ignition: Option<&'static str>,
     /// When a secret of it was last written or deleted, seconds since 1970.
     pub changed: Option<u64>,
 }
@@ -77,6 +79,10 @@ impl Status {
                         })
                     })
                     .collect(),
+                ignition: entry
+                    .ignition
+                    .as_ref()
+                    .and_then(|config| config_state(node, config.id(), &state.observed)),
                 changed: state.changed.get(node).copied(),
             })
             .collect();
@@ -116,10 +122,12 @@ impl Status {
             line(format!("  ! {problem}"));
         }
         for machine in &self.machines {
+            let config = machine.ignition.map(|state| format!("ignition {state}"));
             let volumes: Vec<String> = machine
                 .volumes
                 .iter()
                 .map(|volume| format!("{} {}", volume.name, volume.secret))
+                .chain(config)
                 .collect();
             let by = if machine.by_command {
                 " (by command)"
@@ -169,6 +177,16 @@ pub fn differing(
         progress(number, settled.len());
     }
     Ok(differing)
+}
+
+fn config_state(node: &NodeName, wanted: &SecretId, observed: &Observed) -> Option<&'static str> {
+    let path = Tag::ignition().path(node).ok()?;
+    Some(match observed.secret(path.as_str()) {
+        None => "missing",
+        Some(None) => "unknown",
+        Some(Some(stored)) if stored == wanted => "stored",
+        Some(Some(_)) => "old",
+    })
 }
 
 fn secret(path: &str, observed: &Observed) -> &'static str {

@@ -4,10 +4,13 @@
 
 use super::yaml::wrong;
 use crate::model::{self, AkPublic, Identity, InitDataDigest, NodeName, Tag};
-use crate::provision::objects::{EnrolledTpm, Machine};
+use crate::provision::ignition::Config;
+use crate::provision::objects::{EnrolledTpm, Ignition, Machine};
 use crate::provision::{Error, Place};
+use kbs_protocol::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A machine from its object: its node's name, what is wanted for it but for secrets, its volumes.
 pub(super) fn machine(
@@ -75,6 +78,21 @@ fn enrolled(file: &Path, place: &Place) -> Result<AkPublic, Error> {
             format!("{shown} has more than one approved key"),
         )),
     }
+}
+
+/// The config that an object gives to a machine, or to all.
+pub(super) fn ignition(wanted: &Ignition, place: &Place) -> Result<Arc<Config>, Error> {
+    let said = |why: String| wrong(place, format!("the Ignition config: {why}"));
+    let text = match (&wanted.config, &wanted.config_file) {
+        (Some(text), None) => text.clone().into_bytes(),
+        (None, Some(file)) => {
+            let file = beside(place, file);
+            std::fs::read(&file).map_err(Error::io("read", file))?
+        }
+        _ => return Err(said("needs config or configFile, and not both".to_owned())),
+    };
+    let config = Config::new(Secret::new(text), &wanted.luks).map_err(said)?;
+    Ok(Arc::new(config))
 }
 
 fn beside(place: &Place, file: &Path) -> PathBuf {

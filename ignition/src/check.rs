@@ -8,8 +8,8 @@
 //! `Source` is the same word as `source` and the last of two equal names counts: names are folded here as they
 //! are there, and two equal ones are refused.
 
+use super::Error;
 use super::LIMIT;
-use super::error::IgnitionError;
 use super::source::{Reference, fold};
 use kbs_protocol::Secret;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
@@ -17,14 +17,23 @@ use std::collections::BTreeSet;
 use std::fmt;
 use zeroize::Zeroizing;
 
+/// What a config says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// Its `ignition.version`.
+    pub version: &'static str,
+    /// Whether `ignition.config.replace` takes its place: then Ignition reads nothing else in it.
+    pub replaced: bool,
+}
+
 /// Whether Ignition may have this config: JSON, of a specification that we know (Ignition configuration
 /// specification 3.0 to 3.6), and complete in itself.
 ///
 /// # Errors
-/// [`IgnitionError`], with the place in the config and none of its content.
-pub fn check(config: &Secret) -> Result<(), IgnitionError> {
+/// [`Error`], with the place in the config and none of its content.
+pub fn check(config: &Secret) -> Result<Facts, Error> {
     if config.len() > LIMIT {
-        return Err(IgnitionError::TooLarge {
+        return Err(Error::TooLarge {
             bytes: config.len(),
         });
     }
@@ -32,7 +41,7 @@ pub fn check(config: &Secret) -> Result<(), IgnitionError> {
 }
 
 /// `within` is the place of a config inside another one, empty for the outermost.
-pub(super) fn read(text: &[u8], within: &str) -> Result<(), IgnitionError> {
+pub(super) fn read(text: &[u8], within: &str) -> Result<Facts, Error> {
     let mut found = Findings {
         within: within.to_owned(),
         ..Findings::default()
@@ -49,17 +58,22 @@ pub(super) fn read(text: &[u8], within: &str) -> Result<(), IgnitionError> {
         return Err(first);
     }
     if let Err(error) = outcome {
-        return Err(IgnitionError::NotJson {
+        return Err(Error::NotJson {
             within: within.to_owned(),
             line: error.line(),
             column: error.column(),
         });
     }
-    match found.version {
-        Some(version) if VERSIONS.contains(&version.as_str()) => Ok(()),
-        version => Err(IgnitionError::Version {
+    let known = |version: &str| VERSIONS.into_iter().find(|known| *known == version);
+    match found.version.as_deref().and_then(|version| known(version)) {
+        Some(version) => Ok(Facts {
+            version,
+            replaced: found.replaced,
+        }),
+        None => Err(Error::Version {
             within: within.to_owned(),
-            found: version
+            found: found
+                .version
                 .filter(|version| is_version(version))
                 .map(|v| v.to_string()),
         }),
@@ -71,11 +85,12 @@ pub(super) fn read(text: &[u8], within: &str) -> Result<(), IgnitionError> {
 struct Findings {
     within: String,
     version: Option<Zeroizing<String>>,
-    first: Option<IgnitionError>,
+    replaced: bool,
+    first: Option<Error>,
 }
 
 impl Findings {
-    fn note(&mut self, finding: Result<(), IgnitionError>) {
+    fn note(&mut self, finding: Result<(), Error>) {
         if let Err(error) = finding {
             self.first.get_or_insert(error);
         }
@@ -182,13 +197,14 @@ impl<'de> Visitor<'de> for Value<'_> {
             }
             if !names.insert(name) {
                 // Which of the two counts would be Ignition's choice.
-                self.found.note(Err(IgnitionError::Twice {
+                self.found.note(Err(Error::Twice {
                     place: joined(&self.found.within, &path),
                 }));
                 return Err(A::Error::custom("a name twice"));
             }
         }
         if let Some(source) = source {
+            self.found.replaced |= self.path == REPLACE && !source.is_empty();
             let reference = Reference {
                 source: &source,
                 hash: hash.as_deref().map(String::as_str),
@@ -204,7 +220,7 @@ impl<'de> Visitor<'de> for Value<'_> {
 
 /// The places where a further config stands.
 fn is_config(path: &str) -> bool {
-    path == "ignition.config.replace" || path.starts_with("ignition.config.merge[")
+    path == REPLACE || path.starts_with("ignition.config.merge[")
 }
 
 fn joined(within: &str, path: &str) -> String {
@@ -221,6 +237,7 @@ fn is_version(text: &str) -> bool {
     (1..=20).contains(&number.len()) && number.chars().all(legal)
 }
 
+const REPLACE: &str = "ignition.config.replace";
 /// Members whose text is looked at.
 const WANTED: [&str; 4] = ["source", "compression", "hash", "version"];
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-use super::{LIMIT, VERSIONS, check};
-use crate::ignition::IgnitionError;
+use super::{Facts, LIMIT, VERSIONS, check};
+use crate::Error;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs_protocol::{Blame as _, Owner, Persistence, Secret};
 
-fn judge(text: &str) -> Result<(), IgnitionError> {
+fn judge(text: &str) -> Result<Facts, Error> {
     check(&Secret::new(text.as_bytes().to_vec()))
 }
 
@@ -68,8 +68,8 @@ fn each_remote_source_is_pinned() {
             let verdict = judge(&with(place, &pinned));
             match place.starts_with("ignition.config") {
                 // What a config elsewhere fetches, nobody can see from here.
-                true => assert!(matches!(verdict, Err(IgnitionError::Elsewhere { .. }))),
-                false => verdict.unwrap(),
+                true => assert!(matches!(verdict, Err(Error::Elsewhere { .. }))),
+                false => drop(verdict.unwrap()),
             }
         }
         for inside in [r#"{"source":""}"#, r#"{"source":null}"#, "{}"] {
@@ -105,10 +105,7 @@ fn a_digest_is_a_whole_one() {
         &format!("sha256-{}", "0g".repeat(32)),
         &format!("{} ", sha512()),
     ] {
-        assert!(
-            matches!(hash(bad), Err(IgnitionError::Unpinned { .. })),
-            "{bad}"
-        );
+        assert!(matches!(hash(bad), Err(Error::Unpinned { .. })), "{bad}");
     }
     let elsewhere = format!(r#"{{"source":"https://x.example","hash":"{}"}}"#, sha512());
     assert!(judge(&with(place, &elsewhere)).is_err());
@@ -120,15 +117,12 @@ fn names_are_gos() {
     let remote = "https://x.example";
     for name in ["Source", "SOURCE", "\\u017fource", "so\\u0075rce"] {
         let error = judge(&with(PLACES[1], &format!(r#"{{"{name}":"{remote}"}}"#))).unwrap_err();
-        assert!(
-            matches!(error, IgnitionError::Unpinned { .. }),
-            "{name}: {error}"
-        );
+        assert!(matches!(error, Error::Unpinned { .. }), "{name}: {error}");
     }
     for (first, second) in [("source", "source"), ("source", "Source"), ("mode", "mode")] {
         let object = format!(r#"{{"{first}":"data:,x","{second}":"data:,y"}}"#);
         let error = judge(&with(PLACES[1], &object)).unwrap_err();
-        assert!(matches!(error, IgnitionError::Twice { .. }), "{error}");
+        assert!(matches!(error, Error::Twice { .. }), "{error}");
     }
     let pinned = format!(
         r#"{{"SOURCE":"{remote}","Verification":{{"HASH":"{}"}}}}"#,
@@ -144,7 +138,7 @@ fn a_place_that_we_do_not_know_is_judged_too() {
         "storage.new[].thing",
         r#"{"source":"https://x.example"}"#,
     ));
-    assert!(matches!(error, Err(IgnitionError::Unpinned { .. })));
+    assert!(matches!(error, Err(Error::Unpinned { .. })));
 }
 
 #[test]
@@ -192,19 +186,39 @@ fn configs_inside_are_looked_into() {
         ];
         for object in opaque {
             let error = judge(&with(place, object)).unwrap_err();
-            assert!(
-                matches!(error, IgnitionError::Opaque { .. }),
-                "{object}: {error}"
-            );
+            assert!(matches!(error, Error::Opaque { .. }), "{object}: {error}");
         }
     }
+}
+
+/// Ignition follows `replace` and forgets the rest.
+#[test]
+fn a_config_that_another_replaces_says_so() {
+    let inner = r#"{"source":"data:,%7B%22ignition%22:%7B%22version%22:%223.4.0%22%7D%7D"}"#;
+    for (place, replaced) in [
+        ("ignition.config.replace", true),
+        ("ignition.Config.REPLACE", true),
+        ("ignition.config.merge[]", false),
+    ] {
+        let facts = judge(&with(place, inner)).unwrap();
+        let version = "3.4.0";
+        assert_eq!(facts, Facts { version, replaced }, "{place}");
+    }
+    assert!(
+        !judge(&with(PLACES[5], r#"{"source":""}"#))
+            .unwrap()
+            .replaced
+    );
 }
 
 #[test]
 fn versions() {
     let config = |version: &str| format!(r#"{{"ignition":{{"version":{version}}}}}"#);
     for version in VERSIONS {
-        judge(&config(&format!("\"{version}\""))).unwrap();
+        assert_eq!(
+            judge(&config(&format!("\"{version}\""))).unwrap().version,
+            version
+        );
     }
     for (version, shown) in [
         ("\"3.7.0-experimental\"", "version 3.7.0-experimental"),
@@ -220,10 +234,7 @@ fn versions() {
         assert!(!error.contains("meant"), "{error}");
     }
     for text in ["{}", r#"{"version":"3.4.0"}"#, "[]", "null", "7"] {
-        assert!(
-            matches!(judge(text), Err(IgnitionError::Version { .. })),
-            "{text}"
-        );
+        assert!(matches!(judge(text), Err(Error::Version { .. })), "{text}");
     }
 }
 
@@ -238,10 +249,7 @@ fn json_only_and_not_too_much() {
         &"[".repeat(4000),
     ] {
         let error = judge(text).unwrap_err();
-        assert!(
-            matches!(error, IgnitionError::NotJson { .. }),
-            "{text}: {error}"
-        );
+        assert!(matches!(error, Error::NotJson { .. }), "{text}: {error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
         assert_eq!(error.persistence(), Persistence::Permanent);
     }
@@ -251,5 +259,5 @@ fn json_only_and_not_too_much() {
     };
     judge(&fill(LIMIT)).unwrap();
     let error = judge(&fill(LIMIT + 1)).unwrap_err();
-    assert!(matches!(error, IgnitionError::TooLarge { .. }), "{error}");
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
 }

@@ -2,8 +2,8 @@
 
 //! One object with a `source`: whether what it names is pinned.
 
+use super::Error;
 use super::check::read;
-use super::error::IgnitionError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -22,14 +22,14 @@ pub(super) struct Reference<'r> {
 impl Reference<'_> {
     /// # Errors
     /// It is somewhere else without a digest; or it is a config that cannot be looked into from here.
-    pub(super) fn check(self) -> Result<(), IgnitionError> {
+    pub(super) fn check(self) -> Result<(), Error> {
         // Ignition takes an empty text for none.
         if self.source.is_empty() {
             return Ok(());
         }
         let Some(data) = strip_data(self.source) else {
             return match self.is_config {
-                true => Err(IgnitionError::Elsewhere { place: self.place }),
+                true => Err(Error::Elsewhere { place: self.place }),
                 false => self.check_digest(),
             };
         };
@@ -38,13 +38,13 @@ impl Reference<'_> {
         }
         let compressed = self.compression.is_some_and(|kind| !kind.is_empty());
         match decode(data).filter(|_| !compressed) {
-            Some(text) => read(&text, &self.place),
-            None => Err(IgnitionError::Opaque { place: self.place }),
+            Some(text) => read(&text, &self.place).map(drop),
+            None => Err(Error::Opaque { place: self.place }),
         }
     }
 
     /// `sha512-` or `sha256-` and as many hexadecimal digits as the digest has.
-    fn check_digest(self) -> Result<(), IgnitionError> {
+    fn check_digest(self) -> Result<(), Error> {
         let hash = self.hash.unwrap_or_default();
         let digest = DIGESTS
             .iter()
@@ -55,7 +55,7 @@ impl Reference<'_> {
             {
                 Ok(())
             }
-            _ => Err(IgnitionError::Unpinned { place: self.place }),
+            _ => Err(Error::Unpinned { place: self.place }),
         }
     }
 }
