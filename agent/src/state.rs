@@ -15,9 +15,11 @@
 mod error;
 mod file;
 mod limits;
+mod next_boot;
 
 pub use error::StateError;
 pub use file::{AttestationLock, RunDirectory};
+pub use next_boot::next_boot;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -556,7 +556,6 @@ fn the_first_boot_entry_counts_and_the_answer_is_kept() {
     // As after an update that was not staged: the newest entry is the new one.
     node.boots(2, NEW);
     let record = node.path("run/preflight.json");
-    std::fs::create_dir_all(record.parent().unwrap()).unwrap();
     let (code, answer) = node.ask(&["--record", text(&record)]);
     assert_eq!(code, UNKNOWN, "{answer:#}");
     assert_eq!(answer["boot"], format!("the deployment {NEW}"));

@@ -91,6 +91,34 @@ fn a_new_node_is_not_changed_by_looking() {
 }
 
 #[test]
+fn what_preflight_said_about_the_next_boot_is_shown() {
+    let world = World::new().unwrap();
+    // For people on standard error, for programs on standard output.
+    let status = |arguments: &[&str]| {
+        let captured = world.agent(arguments.iter().copied()).capture().unwrap();
+        assert_eq!(captured.code, Some(0), "{captured}");
+        String::from_utf8([captured.stderr, captured.stdout].concat()).unwrap()
+    };
+    assert!(!status(&["status"]).contains("next boot"));
+    std::fs::create_dir_all(world.run_dir()).unwrap();
+    let answer = world.run_dir().join("preflight.json");
+    std::fs::write(
+        &answer,
+        r#"{"unlocks":"no","sentence":"it will not\n","boot":"b"}"#,
+    )
+    .unwrap();
+    let text = status(&["status"]);
+    assert!(
+        text.contains("\nnext boot        it will not  (b)\n"),
+        "{text}"
+    );
+    let facts: serde_json::Value = serde_json::from_str(&status(&["--json", "status"])).unwrap();
+    assert_eq!(facts["next_boot"]["unlocks"], "no");
+    std::fs::write(&answer, "{").unwrap();
+    assert!(!status(&["status"]).contains("next boot"));
+}
+
+#[test]
 fn no_tpm() {
     let (mut world, _, _) = World::enrolled().unwrap();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0")

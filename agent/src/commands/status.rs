@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::evidence::tpm_status::{AkState, TpmReport, inspect};
 use crate::evidence::{self, EvidenceError};
 use crate::report;
+use crate::state::next_boot;
 use kbs_protocol::Tee;
 use kbs_protocol::encoding::hex;
 use serde_json::json;
@@ -22,6 +23,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         false => None,
     };
     let sources = sources(&config)?;
+    let next_boot = next_boot();
     let facts = json!({
         "ok": true,
         "config": path.display().to_string(),
@@ -34,8 +36,14 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "binding": config.binding.as_str(),
         "evidence": sources.iter().map(|(tee, what)| json!({ "tee": tee, "what": what })).collect::<Vec<_>>(),
         "tpm": tpm,
+        "next_boot": next_boot.as_ref().map(|(answer, _)| answer),
     });
-    report::success(&facts, &text(path, &config, &tpm, &sources), json)
+    let mut text = text(path, &config, &tpm, &sources);
+    if let Some((_, sentence)) = &next_boot {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:<16} {sentence}", "next boot");
+    }
+    report::success(&facts, &text, json)
 }
 
 /// Each configured source, and what it offers. Of a TPM there is more to tell, below.

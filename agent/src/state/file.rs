@@ -31,8 +31,7 @@ impl RunDirectory {
     /// # Errors
     /// As [`RunDirectory::at`].
     pub fn open() -> Result<Self, StateError> {
-        let path = initramfs::variable(VARIABLE).map_or_else(|| DEFAULT.into(), PathBuf::from);
-        Self::at(path)
+        Self::at(place())
     }
 
     /// The directory, where this is a boot: in an initramfs, or where a test names one. A person who tries the agent on
@@ -202,6 +201,11 @@ impl State {
             attested.verdict = limits::line(&attested.verdict);
         }
     }
+}
+
+/// Where the directory is.
+pub(super) fn place() -> PathBuf {
+    initramfs::variable(VARIABLE).map_or_else(|| DEFAULT.into(), PathBuf::from)
 }
 
 /// Reads a state. Says what is wrong with it if it is none.

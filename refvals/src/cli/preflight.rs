@@ -12,6 +12,8 @@ use measured_boot::eventlog::EventLog;
 use measured_boot::facts::ImageFacts;
 use measured_boot::image::Choice;
 use serde_json::json;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -71,6 +73,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Error> {
         "boots": answer.boots,
     });
     if let Some(file) = &arguments.record {
+        // The agent's own directory, which is private.
+        if let Some(parent) = file.parent().filter(|parent| !parent.exists()) {
+            let made = DirBuilder::new().mode(0o700).create(parent);
+            made.map_err(Error::io("make", parent))?;
+        }
         write_whole(file, &pretty(&json))?;
     }
     match arguments.format {
