@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // Each test binary uses a part of it.
 
+pub(crate) mod fleet;
 pub(crate) mod made_up;
 pub(crate) mod pe_file;
 
