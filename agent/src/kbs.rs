@@ -21,6 +21,7 @@ mod tls_problem;
 mod token;
 
 pub use error::{EvidenceFailure, KbsError};
+pub(crate) use http::{innermost, plain_client};
 pub use registrar::{Enrol, Registrar};
 pub use retry::{Pace, Patience, SystemPace, Wait};
 pub use session::Session;

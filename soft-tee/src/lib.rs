@@ -4,7 +4,8 @@
 //! are real, and the roots vouch for nothing, so no verifier believes them unless a test tells it to.
 //!
 //! [`snp::Chip`] signs SEV-SNP reports under an ARK, ASK and VCEK of its own; [`tdx::Platform`] signs quotes
-//! under a PCK chain of its own and brings the collateral that Intel would serve; [`tpm::SoftTpm`] signs quotes of PCRs.
+//! under a PCK chain of its own and brings the collateral that Intel would serve; [`tpm::SoftTpm`] signs quotes of PCRs,
+//! [`hcl`] lays out what Azure's paravisor says of both.
 //! [`configfs::Configfs`] serves reports through the files of the kernel's interface and counts how often it is asked.
 //!
 //! No Trustee and no machine is needed, and none is imitated beyond its interface.
@@ -17,6 +18,7 @@
 )]
 
 pub mod configfs;
+pub mod hcl;
 pub mod snp;
 pub mod tdx;
 pub mod tpm;

@@ -172,6 +172,11 @@ impl Authority {
 }
 
 impl Chip {
+    /// The certificate of its key, PEM.
+    pub fn vek_pem(&self) -> String {
+        x509::pem(&[&self.vek_der])
+    }
+
     /// The report over this data, signed.
     pub fn report(&self, report_data: [u8; 64]) -> Vec<u8> {
         self.report_with(report_data, |_| {})

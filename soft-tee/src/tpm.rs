@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use kbs_protocol::NodeId;
 use rsa::pkcs8::EncodePublicKey as _;
 use rsa::signature::{SignatureEncoding as _, Signer as _};
+use rsa::traits::PublicKeyParts as _;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::sync::LazyLock;
@@ -91,6 +92,21 @@ impl SoftTpm {
         let key = rsa::pkcs1v15::SigningKey::<Sha256>::new(self.ak.clone());
         let signature = key.sign(&message).to_vec();
         Quote { message, signature }
+    }
+
+    /// The quote as Azure's evidence spells it.
+    pub fn azure_quote(&self, extra_data: &[u8]) -> Value {
+        let quote = self.quote(extra_data);
+        json!({
+            "signature": hex(&quote.signature),
+            "message": hex(&quote.message),
+            "pcrs": self.pcrs.iter().map(|pcr| hex(pcr)).collect::<Vec<_>>(),
+        })
+    }
+
+    /// Modulus and exponent of the key, big endian.
+    pub fn numbers(&self) -> (Vec<u8>, Vec<u8>) {
+        (self.ak.n().to_bytes_be(), self.ak.e().to_bytes_be())
     }
 
     /// The evidence of a bare TPM, as a KBS takes it.

@@ -20,6 +20,8 @@ pub struct Sources {
     pub additional: Vec<Tee>,
     /// The directory that `/sys`, `/dev` and `/run` are looked up in: `/` on a node.
     pub root: PathBuf,
+    /// Azure's metadata service: `http://169.254.169.254` on a node.
+    pub metadata: String,
 }
 
 impl Sources {
@@ -41,9 +43,11 @@ impl Sources {
             additional.push(tee);
         }
         software_only("evidence.root", raw.root.as_ref().map(|p| p.display()))?;
+        software_only("evidence.metadata", raw.metadata.as_ref())?;
         Ok(Self {
             primary,
             additional,
+            metadata: raw.metadata.unwrap_or_else(|| METADATA.to_owned()),
             root: raw.root.unwrap_or_else(|| PathBuf::from("/")),
         })
     }
@@ -89,6 +93,9 @@ fn software_only(key: &'static str, value: Option<impl ToString>) -> Result<(), 
         _ => Ok(()),
     }
 }
+
+/// Link-local, the same for every virtual machine.
+const METADATA: &str = "http://169.254.169.254";
 
 #[cfg(test)]
 mod tests {

@@ -75,6 +75,7 @@ pub(super) struct Evidence {
     pub(super) primary: String,
     pub(super) additional: Vec<String>,
     pub(super) root: Option<PathBuf>,
+    pub(super) metadata: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +170,7 @@ impl Default for Evidence {
             primary: "tpm".to_owned(),
             additional: Vec::new(),
             root: None,
+            metadata: None,
         }
     }
 }

@@ -5,6 +5,8 @@
 //! One place, [`attester`], turns a configured kind of TEE into an attester. There is no detection by
 //! trial and no fall-back: an attester that cannot be opened is an error, never `sample` and never the next best.
 
+pub mod azure;
+mod azure_metadata;
 mod ccel;
 pub mod rtmr;
 pub mod snp;
@@ -29,6 +31,7 @@ use kbs_protocol::runtime_data::RuntimeDigest;
 use kbs_protocol::{Blame, NodeId, Owner, Persistence, Tee};
 use serde_json::{Map, Value};
 
+pub use azure::AzureAttester;
 pub use snp::SnpAttester;
 pub use tcti::DEFAULT_TCTI;
 pub use tdx::TdxAttester;
@@ -104,9 +107,15 @@ pub fn attester(
         }
         Tee::Snp => Box::new(SnpAttester::open(&sources.root, init_data)?),
         Tee::Tdx => Box::new(TdxAttester::open(&sources.root, init_data)?),
-        Tee::AzSnpVtpm | Tee::AzTdxVtpm | Tee::Sample => {
-            return Err(EvidenceError::Unsupported { tee });
+        Tee::AzSnpVtpm | Tee::AzTdxVtpm => {
+            let kind = match tee {
+                Tee::AzSnpVtpm => azure::Kind::Snp,
+                _ => azure::Kind::Tdx,
+            };
+            let init_data = init_data.as_ref();
+            Box::new(AzureAttester::open(kind, sources, &tpm.tcti, init_data)?)
         }
+        Tee::Sample => return Err(EvidenceError::Unsupported { tee }),
     })
 }
 

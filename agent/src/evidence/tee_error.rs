@@ -76,6 +76,14 @@ pub enum TeeError {
         /// What it should have been launched with, lower-case hex.
         expected: String,
     },
+    /// Azure's metadata service gives nothing to show.
+    #[error("Azure's metadata service does not help with {tee} evidence: {why}")]
+    Metadata {
+        /// The source.
+        tee: Tee,
+        /// What it said, or why it could not be asked.
+        why: String,
+    },
     /// PCR 8 holds what a boot loader measured.
     #[error(
         "PCR 8 is {found}: a boot loader measures into it (GRUB does), so it cannot carry init-data"
@@ -103,13 +111,14 @@ impl Blame for TeeError {
     fn owner(&self) -> Owner {
         match self {
             Self::Pcr8Taken { .. } => Owner::Configuration,
+            Self::Metadata { .. } => Owner::Network,
             _ => Owner::Machine,
         }
     }
 
     fn persistence(&self) -> Persistence {
         match self {
-            Self::Conflict | Self::Stale { .. } => Persistence::Temporary,
+            Self::Conflict | Self::Stale { .. } | Self::Metadata { .. } => Persistence::Temporary,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::ResourceBusy
                 | io::ErrorKind::Interrupted
@@ -137,6 +146,10 @@ impl Blame for TeeError {
             }
             Self::Privilege { .. } => {
                 "use the paravisor's vTPM (evidence.primary = \"az-snp-vtpm\" on Azure), or start the guest at VMPL 0"
+            }
+            Self::Metadata { .. } => {
+                "look at the route to 169.254.169.254, which every virtual machine of Azure has; it must not go through a \
+                 proxy"
             }
             Self::OldFirmware { .. } => "update the firmware of the processor (SEV-SNP 1.55 or newer)",
             Self::InitData { .. } => {

@@ -51,6 +51,25 @@ impl TpmAttester {
         })
     }
 
+    /// The TPM and a key at `ak_handle` that somebody else made and vouches for; `None` without one.
+    ///
+    /// # Errors
+    /// No TPM, no access, or no RSA key.
+    pub(super) fn open_existing(tcti: &str, ak_handle: u32) -> Result<Option<Self>, TpmError> {
+        let mut context = tcti::open(tcti)?;
+        let key = tpm_key::find_vouched(&mut context, ak_handle)?;
+        Ok(key.map(|key| Self {
+            context,
+            ak_handle,
+            key,
+        }))
+    }
+
+    /// For what is no quote.
+    pub(super) fn context(&mut self) -> &mut Context {
+        &mut self.context
+    }
+
     /// Makes PCR 8 carry this init-data, extending it where nothing has yet.
     ///
     /// # Errors
@@ -73,7 +92,7 @@ impl TpmAttester {
     ///
     /// The TPM cannot do both in one command, so a PCR may be extended in between: then the digest of
     /// what was read differs from the digest that was signed, and the attempt is repeated.
-    fn quote(&mut self, extra_data: &[u8]) -> Result<Quote, TpmError> {
+    pub(super) fn quote(&mut self, extra_data: &[u8]) -> Result<Quote, TpmError> {
         let mut counters = Vec::new();
         for _ in 0..ATTEMPTS {
             let (message, signature) = self.sign(extra_data)?;
@@ -165,13 +184,13 @@ impl Attester for TpmAttester {
 }
 
 /// What a verifier gets to see.
-struct Quote {
+pub(super) struct Quote {
     /// TPMS_ATTEST, without a size in front.
-    message: Vec<u8>,
+    pub(super) message: Vec<u8>,
     /// TPMT_SIGNATURE.
-    signature: Vec<u8>,
+    pub(super) signature: Vec<u8>,
     /// PCR 0 to PCR 23.
-    pcrs: Vec<[u8; 32]>,
+    pub(super) pcrs: Vec<[u8; 32]>,
 }
 
 /// The 24 values of the SHA-256 bank and the TPM's PCR update counter at the last read.

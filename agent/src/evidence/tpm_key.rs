@@ -66,6 +66,22 @@ pub(super) fn find(
     context: &mut Context,
     ak_handle: u32,
 ) -> Result<Option<AttestationKey>, TpmError> {
+    look(context, ak_handle, strong_rsa_key)
+}
+
+/// Likewise, for a key that somebody else vouches for: that it is an RSA key is all that matters here.
+pub(super) fn find_vouched(
+    context: &mut Context,
+    ak_handle: u32,
+) -> Result<Option<AttestationKey>, TpmError> {
+    look(context, ak_handle, rsa_key)
+}
+
+fn look(
+    context: &mut Context,
+    ak_handle: u32,
+    judge: fn(&Public) -> Result<(&PublicRsaParameters, &PublicKeyRsa), Weakness>,
+) -> Result<Option<AttestationKey>, TpmError> {
     let persistent = TpmHandle::Persistent(persistent_handle(ak_handle)?);
     let object = match context.tr_from_tpm_public(persistent) {
         Ok(object) => object,
@@ -88,7 +104,7 @@ pub(super) fn find(
         Err(tss_esapi::Error::WrapperError(_)) => return Err(weak(Weakness::Unknown)),
         Err(error) => return Err(TpmError::response(Step::ReadKey, error)),
     };
-    let spki_der = strong_rsa_key(&public)
+    let spki_der = judge(&public)
         .and_then(|(parameters, modulus)| {
             let exponent = parameters.exponent().value();
             rsa_spki_der(exponent, modulus.value()).map_err(|_| Weakness::Unknown)
@@ -211,18 +227,19 @@ impl fmt::Display for Weakness {
     }
 }
 
+fn rsa_key(public: &Public) -> Result<(&PublicRsaParameters, &PublicKeyRsa), Weakness> {
+    match public {
+        Public::Rsa {
+            parameters, unique, ..
+        } => Ok((parameters, unique)),
+        _ => Err(Weakness::NotRsa),
+    }
+}
+
 /// The RSA parameters and modulus of a key that makes a good AK, or the first thing wrong with it.
 fn strong_rsa_key(public: &Public) -> Result<(&PublicRsaParameters, &PublicKeyRsa), Weakness> {
-    let Public::Rsa {
-        object_attributes,
-        parameters,
-        unique,
-        ..
-    } = public
-    else {
-        return Err(Weakness::NotRsa);
-    };
-    if let Some(weakness) = weak_attribute(*object_attributes) {
+    let (parameters, unique) = rsa_key(public)?;
+    if let Some(weakness) = weak_attribute(public.object_attributes()) {
         return Err(weakness);
     }
     // A restricted key never has a null scheme, so "null, and we choose" does not occur.

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Certificates in the TPM's non-volatile memory: where the TCG EK Credential Profile for TPM Family 2.0
-//! puts what a TPM's maker says about it. `tpm_enrol` reads them once.
+//! The TPM's non-volatile memory: the certificates of endorsement keys, where the TCG EK Credential Profile for TPM
+//! Family 2.0 puts what a TPM's maker says about it (`tpm_enrol` reads them once), and the two indices through which
+//! a paravisor and its guest talk (`azure`).
 
 use super::tpm_error::TpmError;
 use super::tpm_rc::Step;
 use pkcs1::der::{Decode as _, Header, Reader as _, SliceReader};
 use tss_esapi::Context;
+use tss_esapi::attributes::NvIndexAttributesBuilder;
 use tss_esapi::constants::CapabilityType;
 use tss_esapi::handles::{NvIndexHandle, NvIndexTpmHandle, TpmHandle};
-use tss_esapi::interface_types::algorithm::AsymmetricAlgorithm;
-use tss_esapi::interface_types::resource_handles::NvAuth;
+use tss_esapi::interface_types::algorithm::{AsymmetricAlgorithm, HashingAlgorithm};
+use tss_esapi::interface_types::resource_handles::{NvAuth, Provision};
 use tss_esapi::interface_types::session_handles::AuthSession;
-use tss_esapi::structures::CapabilityData;
+use tss_esapi::structures::{CapabilityData, MaxNvBuffer, NvPublic, NvPublicBuilder};
 
 /// What was found.
 pub(super) struct EkCertificates {
@@ -96,15 +98,108 @@ fn indices(context: &mut Context) -> Result<Vec<u32>, TpmError> {
     Ok(handles.into_inner().into_iter().map(u32::from).collect())
 }
 
-/// The whole index, with its own empty password, as its maker left it; nothing if it was never written,
-/// as some hypervisors leave theirs.
+/// Whether there is such an index.
+///
+/// # Errors
+/// The TPM does not say.
+pub(super) fn is_defined(context: &mut Context, index: u32) -> Result<bool, TpmError> {
+    let (data, _) = context
+        .get_capability(CapabilityType::Handles, index, 1)
+        .map_err(|error| TpmError::response(Step::Capability, error))?;
+    Ok(match data {
+        CapabilityData::Handles(handles) => {
+            let first = handles.into_inner().into_iter().next();
+            first.map(u32::from) == Some(index)
+        }
+        _ => false,
+    })
+}
+
+/// The whole index, by the owner, who has no password.
+///
+/// # Errors
+/// It is not there, or the owner may not read it.
+pub(super) fn read_as_owner(context: &mut Context, index: u32) -> Result<Vec<u8>, TpmError> {
+    read_with(context, index, |_| NvAuth::Owner, Step::ReadIndex)
+}
+
+/// Fills an index with this content, by the owner; makes it anew where it has another size.
+///
+/// # Errors
+/// There is no room, or the owner may not.
+pub(super) fn write_as_owner(
+    context: &mut Context,
+    index: u32,
+    content: &[u8],
+) -> Result<(), TpmError> {
+    let failed = |error| TpmError::response(Step::WriteIndex, error);
+    let defined = match is_defined(context, index)? {
+        true => Some(handle(context, index).map_err(failed)?),
+        false => None,
+    };
+    let mut write = || {
+        let kept = match defined {
+            None => None,
+            Some(nv) => match context.nv_read_public(nv)?.0.data_size() == content.len() {
+                true => Some(nv),
+                false => {
+                    context.execute_with_session(Some(AuthSession::Password), |context| {
+                        context.nv_undefine_space(Provision::Owner, nv)
+                    })?;
+                    None
+                }
+            },
+        };
+        context.execute_with_session(Some(AuthSession::Password), |context| {
+            let nv = match kept {
+                Some(nv) => nv,
+                None => context.nv_define_space(
+                    Provision::Owner,
+                    None,
+                    owners(index, content.len())?,
+                )?,
+            };
+            let content = MaxNvBuffer::try_from(content)?;
+            context.nv_write(NvAuth::Owner, nv, content, 0)
+        })
+    };
+    write().map_err(failed)
+}
+
+/// An index that the owner, and nobody else, reads and writes.
+fn owners(index: u32, size: usize) -> tss_esapi::Result<NvPublic> {
+    let attributes = NvIndexAttributesBuilder::new()
+        .with_owner_write(true)
+        .with_owner_read(true)
+        .build()?;
+    NvPublicBuilder::new()
+        .with_nv_index(NvIndexTpmHandle::new(index)?)
+        .with_index_name_algorithm(HashingAlgorithm::Sha256)
+        .with_index_attributes(attributes)
+        .with_data_area_size(size)
+        .build()
+}
+
+fn handle(context: &mut Context, index: u32) -> tss_esapi::Result<NvIndexHandle> {
+    let handle = NvIndexTpmHandle::new(index)?;
+    let object = context.tr_from_tpm_public(TpmHandle::NvIndex(handle))?;
+    Ok(NvIndexHandle::from(object))
+}
+
+/// The whole certificate, with the index's own empty password, as its maker left it.
 fn read(context: &mut Context, index: u32) -> Result<Vec<u8>, TpmError> {
-    let failed = |error| TpmError::response(Step::ReadCertificate, error);
-    let handle = NvIndexTpmHandle::new(index).map_err(failed)?;
-    let object = context
-        .tr_from_tpm_public(TpmHandle::NvIndex(handle))
-        .map_err(failed)?;
-    let nv = NvIndexHandle::from(object);
+    read_with(context, index, NvAuth::NvIndex, Step::ReadCertificate)
+}
+
+/// The whole index; nothing if it was never written, as some hypervisors leave theirs.
+fn read_with(
+    context: &mut Context,
+    index: u32,
+    auth: fn(NvIndexHandle) -> NvAuth,
+    step: Step,
+) -> Result<Vec<u8>, TpmError> {
+    let failed = |error| TpmError::response(step, error);
+    let nv = handle(context, index).map_err(failed)?;
     let (public, _) = context.nv_read_public(nv).map_err(failed)?;
     if !public.attributes().written() {
         return Ok(Vec::new());
@@ -113,14 +208,14 @@ fn read(context: &mut Context, index: u32) -> Result<Vec<u8>, TpmError> {
     let mut content = Vec::with_capacity(size);
     while let Some(left) = size.checked_sub(content.len()).filter(|left| *left > 0) {
         let wrong = |_| TpmError::Unexpected {
-            step: Step::ReadCertificate,
+            step,
             why: format!("index {index:#010x} is {size} bytes long"),
         };
         let piece = u16::try_from(left.min(PIECE)).map_err(wrong)?;
         let offset = u16::try_from(content.len()).map_err(wrong)?;
         let bytes = context
             .execute_with_session(Some(AuthSession::Password), |context| {
-                context.nv_read(NvAuth::NvIndex(nv), nv, piece, offset)
+                context.nv_read(auth(nv), nv, piece, offset)
             })
             .map_err(failed)?;
         if bytes.value().is_empty() {

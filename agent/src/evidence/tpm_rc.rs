@@ -33,6 +33,10 @@ pub enum Step {
     Activate,
     /// TPM2_PCR_Extend.
     Extend,
+    /// TPM2_NV_Read of a paravisor's report.
+    ReadIndex,
+    /// TPM2_NV_DefineSpace and TPM2_NV_Write of what a paravisor's report is to carry.
+    WriteIndex,
 }
 
 impl fmt::Display for Step {
@@ -49,6 +53,8 @@ impl fmt::Display for Step {
             Self::AuthorizeEk => "getting leave to use the endorsement key",
             Self::Activate => "opening the registrar's credential",
             Self::Extend => "extending a PCR",
+            Self::ReadIndex => "reading the paravisor's report",
+            Self::WriteIndex => "telling the paravisor what its report is to carry",
         })
     }
 }
@@ -186,6 +192,10 @@ pub(super) fn advice(step: Step, meaning: Meaning) -> &'static str {
         (Meaning::AuthorizationSet, Step::CreateKey) => {
             "the endorsement hierarchy has a password: clear it (`tpm2_changeauth -c e -p OLD`), or \
              create the attestation key beforehand"
+        }
+        (Meaning::AuthorizationSet, Step::ReadIndex | Step::WriteIndex) => {
+            "the owner hierarchy has a password, or the index was made by another program with other rights: clear the \
+             one (`tpm2_changeauth -c o -p OLD`), remove the other (`tpm2_nvundefine -C o 0x1400002`)"
         }
         (Meaning::AuthorizationSet, Step::KeepKey) => {
             "the owner hierarchy has a password: clear it (`tpm2_changeauth -c o -p OLD`), or create \

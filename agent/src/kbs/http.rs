@@ -9,7 +9,7 @@ use super::tls;
 use crate::config::{Anchors, ServerUrl, Timeouts};
 use kbs_protocol::message::ATTESTATION_LIMIT;
 use kbs_protocol::refusal::Step;
-use reqwest::blocking::{Client, Response};
+use reqwest::blocking::{Client, ClientBuilder, Response};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use std::error::Error;
@@ -65,22 +65,9 @@ impl Http {
             server: server.clone(),
             why,
         };
-        let tls = tls::client_config(anchors).map_err(|error| setup(error.to_string()))?;
-        let client = Client::builder()
-            // Always, also for plain http: without it the library looks for the machine's certificates.
-            .tls_backend_preconfigured(tls)
+        let client = client(anchors, timeouts.connect, timeouts.request)
+            .map_err(|error| setup(error.to_string()))?
             .https_only(server.is_https())
-            .http1_only()
-            .redirect(Policy::none())
-            .no_proxy()
-            .referer(false)
-            .tcp_nodelay(true)
-            .connect_timeout(timeouts.connect)
-            .timeout(timeouts.request)
-            // The quote between two requests may take seconds; the connection waits for it.
-            .pool_idle_timeout(None)
-            .pool_max_idle_per_host(1)
-            .user_agent(USER_AGENT)
             .build()
             .map_err(|error| setup(innermost(&error)))?;
         Ok(Self {
@@ -231,6 +218,36 @@ impl Http {
     }
 }
 
+/// What every client of ours has: no help from the environment.
+fn client(
+    anchors: &Anchors,
+    connect: Duration,
+    request: Duration,
+) -> Result<ClientBuilder, rustls::Error> {
+    Ok(Client::builder()
+        // Always, also for plain http: without it the library looks for the machine's certificates.
+        .tls_backend_preconfigured(tls::client_config(anchors)?)
+        .http1_only()
+        .redirect(Policy::none())
+        .no_proxy()
+        .referer(false)
+        .tcp_nodelay(true)
+        .connect_timeout(connect)
+        .timeout(request)
+        // The quote between two requests may take seconds; the connection waits for it.
+        .pool_idle_timeout(None)
+        .pool_max_idle_per_host(1)
+        .user_agent(USER_AGENT))
+}
+
+/// A client for a service on this machine's own link, which trusts no `https` server.
+pub(crate) fn plain_client() -> Result<Client, String> {
+    client(&Anchors::default(), LINK_CONNECT, LINK_REQUEST)
+        .map_err(|error| error.to_string())?
+        .build()
+        .map_err(|error| innermost(&error))
+}
+
 /// The request's own time limit, or what is left of the deadline. Not `clamp`, which panics when somebody
 /// configures a limit below [`SHORTEST`].
 fn time_limit(request: Duration, now: Instant, until: Option<Instant>) -> Duration {
@@ -266,7 +283,7 @@ fn is_timeout(error: &io::Error) -> bool {
 
 /// The last cause says what happened; those above it say where in the library. rustls adds the address of
 /// its manual, which helps nobody at a console.
-fn innermost(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     let text = causes(error)
         .last()
         .map(ToString::to_string)
@@ -281,6 +298,9 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
 const BODY_LIMIT: usize = ATTESTATION_LIMIT;
 /// A request that starts at its deadline still gets a moment, so that its error is the true one.
 const SHORTEST: Duration = Duration::from_millis(10);
+/// What is on the link answers at once, or is not there.
+const LINK_CONNECT: Duration = Duration::from_secs(5);
+const LINK_REQUEST: Duration = Duration::from_secs(15);
 const USER_AGENT: &str = concat!("trustee-agent/", env!("CARGO_PKG_VERSION"));
 
 #[cfg(test)]

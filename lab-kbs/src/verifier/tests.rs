@@ -8,6 +8,7 @@
     reason = "in a test a panic is the report"
 )]
 
+mod azure;
 mod recorded;
 mod sample;
 mod snp;

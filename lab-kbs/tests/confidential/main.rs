@@ -18,6 +18,7 @@
     reason = "in a test a panic is the report"
 )]
 
+mod azure;
 #[path = "../common/mod.rs"]
 mod common;
 mod init_data;

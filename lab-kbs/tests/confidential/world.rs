@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    fn new(kind: Kind, evidence: &str, identity: &str) -> Self {
+    pub fn new(kind: Kind, evidence: &str, identity: &str) -> Self {
         let files = tempfile::tempdir().unwrap();
         let file = |name: &str, text: String| {
             let path = files.path().join(name);
@@ -349,4 +349,4 @@ pub fn init_data(uuid: &str) -> String {
 
 pub const OURS: &str = "7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a01";
 pub const THEIRS: &str = "7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a02";
-const SECRET: &[u8] = b"the secret of the disk";
+pub const SECRET: &[u8] = b"the secret of the disk";

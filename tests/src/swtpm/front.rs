@@ -137,7 +137,6 @@ impl Exchange {
     /// # Errors
     /// The TPM refuses.
     pub fn evict_control(&mut self, transient: [u8; 4], persistent: u32) -> Result<()> {
-        const OWNER: [u8; 4] = [0x40, 0, 0, 1];
         let body = [
             &OWNER[..],
             &transient,
@@ -146,6 +145,35 @@ impl Exchange {
         ]
         .concat();
         self.succeed(TPM_ST_SESSIONS, 0x120, &body).map(drop)
+    }
+
+    /// TPM2_NV_Read by the owner, up to 512 bytes.
+    ///
+    /// # Errors
+    /// The TPM refuses.
+    pub fn nv_read(&mut self, index: u32, size: u16) -> Result<Vec<u8>> {
+        let body = [&nv(index)[..], &size.to_be_bytes(), &[0, 0]].concat();
+        let response = self.succeed(TPM_ST_SESSIONS, 0x14e, &body)?;
+        // Header 10, size of the parameters 4, size of the buffer 2.
+        let content = response.get(16..).unwrap_or_default();
+        Ok(content
+            .get(..size.into())
+            .context("a short index")?
+            .to_vec())
+    }
+
+    /// TPM2_NV_Write by the owner, from the beginning.
+    ///
+    /// # Errors
+    /// The TPM refuses.
+    pub fn nv_write(&mut self, index: u32, content: &[u8]) -> Result<()> {
+        for (number, piece) in content.chunks(512).enumerate() {
+            let length = u16::try_from(piece.len())?.to_be_bytes();
+            let offset = u16::try_from(number * 512)?.to_be_bytes();
+            let body = [&nv(index)[..], &length, piece, &offset].concat();
+            self.succeed(TPM_ST_SESSIONS, 0x137, &body)?;
+        }
+        Ok(())
     }
 
     /// TPM2_Shutdown(CLEAR).
@@ -283,6 +311,13 @@ fn lock(exchange: &Mutex<Exchange>) -> MutexGuard<'_, Exchange> {
     exchange.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The owner, an NV index, and the owner's password.
+fn nv(index: u32) -> Vec<u8> {
+    [&OWNER[..], &index.to_be_bytes(), &EMPTY_PASSWORD].concat()
+}
+
+/// TPM_RH_OWNER.
+const OWNER: [u8; 4] = [0x40, 0, 0, 1];
 /// One authorization of nine bytes: TPM_RS_PW, no nonce, no attributes, empty password.
 const EMPTY_PASSWORD: [u8; 13] = [0, 0, 0, 9, 0x40, 0, 0, 9, 0, 0, 0, 0, 0];
 /// CMD_SET_LOCALITY and the locality, of swtpm's control channel.

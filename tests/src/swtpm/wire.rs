@@ -49,6 +49,7 @@ pub(super) fn name(code: u32) -> String {
         0x11f => "NV_UndefineSpace",
         0x120 => "EvictControl",
         0x131 => "CreatePrimary",
+        0x137 => "NV_Write",
         0x144 => "Startup",
         0x145 => "Shutdown",
         0x158 => "Quote",

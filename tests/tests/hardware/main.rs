@@ -11,6 +11,9 @@
     reason = "in a test a panic is the report"
 )]
 
+mod azure;
+mod paravisor;
+
 use kbs_protocol::encoding::hex;
 use serde_json::{Value, json};
 use sheepfold_tests::administrator::Stored;
@@ -21,8 +24,8 @@ use soft_tee::tdx::{Platform, Td, event_log};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const ATTESTATION: &str = include_str!("../../operator/src/policy/attestation.rego");
-const RESOURCE: &str = include_str!("../../operator/src/policy/resource.rego");
+const ATTESTATION: &str = include_str!("../../../operator/src/policy/attestation.rego");
+const RESOURCE: &str = include_str!("../../../operator/src/policy/resource.rego");
 
 fn now() -> u64 {
     SystemTime::now()
