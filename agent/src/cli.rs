@@ -87,6 +87,8 @@ pub struct Unlock {
     pub device: Option<PathBuf>,
     /// Everything but the activation.
     pub test: bool,
+    /// Hand over the ids of the volume keys, as on first boot.
+    pub record: bool,
 }
 
 /// The two halves of the Clevis pin.
@@ -145,6 +147,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
             Long("name") => unlock.names.push(parser.value()?.string()?),
             Long("device") => unlock.device = Some(parser.value()?.into()),
             Long("test") => unlock.test = true,
+            Long("record") => unlock.record = true,
             Long("token") => {
                 let value = parser.value()?;
                 if value != "-" {
@@ -220,7 +223,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         return Err("--or-poweroff goes with `seal` only".into());
     }
     if unlock != Unlock::default() {
-        return Err("--name, --device and --test go with `unlock` only".into());
+        return Err("--name, --device, --record and --test go with `unlock` only".into());
     }
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
@@ -342,9 +345,11 @@ Commands:
                        ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
   unlock --name NAME…  open volumes by the secrets of this node, from headers judged first
-  verify-binding       first boot: every open volume can be unlocked again, before anything is written to it
          [--device DEV]  (default: rd.luks.name= of the kernel command line, then /etc/crypttab)
          [--test]        stop before the volume becomes active
+         [--record]      record the ids of the volume keys, as on first boot
+  verify-binding       first boot: every open volume can be unlocked again, before anything is written to it;
+                       records the ids of the volume keys
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
   guard                make sure that what is mounted at /sysroot is a volume that the agent opened
   seal [--or-poweroff] move the register that disk secrets depend on: no more of them until the next

@@ -11,6 +11,7 @@ mod fetch_config;
 mod generator;
 mod guard;
 mod pin;
+mod record;
 mod seal;
 mod status;
 mod unlock;

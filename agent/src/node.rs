@@ -11,6 +11,7 @@ use crate::kbs::{Attest, EvidenceFailure, Token};
 use crate::state::{Attested, RunDirectory, StateError};
 use kbs_protocol::ear::Ear;
 use kbs_protocol::message::{CompositeEvidence, RuntimeData};
+use kbs_protocol::volume_record::{RecordedVolume, SignedRecord, VolumeRecord};
 use kbs_protocol::{NodeId, Tee};
 use serde_json::Value;
 use std::path::Path;
@@ -60,6 +61,22 @@ impl Node {
             }
             Ok(())
         })
+    }
+
+    /// Signs the record of this node's volumes; `None` without a TPM to sign with.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] for what cannot stand in a record, or whatever keeps the TPM from signing.
+    pub fn record(&mut self, volumes: Vec<RecordedVolume>) -> Result<Option<SignedRecord>, Error> {
+        let record = VolumeRecord::new(&self.id, volumes)?.to_text();
+        let run = RunDirectory::of_boot()?;
+        let _lock = run
+            .as_ref()
+            .map(RunDirectory::attestation_lock)
+            .transpose()?;
+        let signed = self.evidence.sign(&VolumeRecord::extra_data(&record));
+        let evidence = signed.transpose()?;
+        Ok(evidence.map(|evidence| SignedRecord { record, evidence }))
     }
 
     /// One quote at a time, and none while a register moves; notes the value that the seal will have to change.

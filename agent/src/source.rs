@@ -14,6 +14,7 @@ use clevis_pin::{Binding, Cek, Fetched, Purpose, SecretRequest, SecretSource, Se
 use kbs_protocol::encoding::b64u;
 use kbs_protocol::resource::{ResourcePath, Volume};
 use kbs_protocol::resource_secret::ResourceSecret;
+use kbs_protocol::volume_record::{RecordedVolume, SignedRecord};
 use kbs_protocol::{NodeId, Secret};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -92,10 +93,18 @@ impl KbsSource {
         };
         let patience = patience.unwrap_or(Patience::Once);
         match session.fetch(&mut opened.node, &record, patience, &mut report::waiting()) {
-            Ok(fetched) => Ok(Some(VkRecord::parse(&fetched.secret)?.vk_id)),
+            Ok(fetched) => Ok(VkRecord::parse(&fetched.secret)?.vk_id),
             Err(error) if error.refusal().is_some() => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Has this node's TPM sign which volume keys it has; `None` without one.
+    ///
+    /// # Errors
+    /// As [`Node::open`] and [`Node::record`].
+    pub fn record(&mut self, volumes: Vec<RecordedVolume>) -> Result<Option<SignedRecord>, Error> {
+        self.open()?.node.record(volumes)
     }
 
     fn open(&mut self) -> Result<&mut Opened, Error> {
@@ -197,7 +206,8 @@ impl Opened {
 /// its own, because whoever records the id cannot read the secret to write it anew.
 #[derive(serde::Deserialize)]
 struct VkRecord {
-    vk_id: String,
+    /// None where an administrator has said that the volume will be made anew.
+    vk_id: Option<String>,
 }
 
 impl VkRecord {

@@ -87,11 +87,17 @@ impl Candidate {
         })
     }
 
-    /// Fetches what opens it, and unwraps its key. Compares the key's id with what the KBS keeps.
+    /// Fetches what opens it, and unwraps its key. Compares the key's id with what the KBS keeps; `rule` says whether it
+    /// has to keep one.
     ///
     /// # Errors
     /// Whatever stands between the volume and its key.
-    pub fn open(&self, luks: &mut Luks<'_>, source: &mut KbsSource) -> Result<Opened, Error> {
+    pub fn open(
+        &self,
+        luks: &mut Luks<'_>,
+        source: &mut KbsSource,
+        rule: VkIdRule,
+    ) -> Result<Opened, Error> {
         let compact = self.token.jwe.compact();
         let token = Token::parse(compact.as_bytes())?;
         self.check_name(source)?;
@@ -99,7 +105,6 @@ impl Candidate {
         let key = luks.volume_key(self.token.keyslot, passphrase.expose())?;
         drop(passphrase);
         let vk_id = VkId::of(key.expose(), &self.name, &self.header.volume.uuid);
-        let rule = source.config()?.unlock.vk_id;
         let expected = source.vk_id(&self.path)?;
         match &expected {
             Some(expected) if !vk_id.is(expected) => Err(UnlockError::OtherKey {

@@ -14,7 +14,8 @@
 //! 5. whatever the server refuses becomes a [`refusal::Refusal`] that names its owner and the next step.
 //!
 //! Before its first handshake a node proves to a registrar that its key lives in a known TPM: the messages
-//! of that are in [`enroll`], the keys in [`tpm::public`].
+//! of that are in [`enroll`], the keys in [`tpm::public`]. When its volumes are made it says which keys they have: the
+//! [`volume_record`].
 //!
 //! This crate opens no file and no socket, runs no clock and logs nothing. Parsers take bytes from
 //! strangers: each has a size limit, returns a typed error and never panics.
@@ -38,6 +39,7 @@ pub mod tee_key;
 pub mod tpm;
 #[cfg(feature = "server")]
 pub mod verify;
+pub mod volume_record;
 
 pub use error::{Blame, Error, Owner, Persistence};
 pub use node_id::NodeId;

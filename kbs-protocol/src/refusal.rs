@@ -24,6 +24,8 @@ pub enum Step {
     EnrollBegin,
     /// Its end, [`crate::enroll::FINISH_PATH`].
     EnrollFinish,
+    /// The record of a node's volumes, at the registrar.
+    RecordVolumes,
 }
 
 impl fmt::Display for Step {
@@ -34,6 +36,7 @@ impl fmt::Display for Step {
             Self::Resource => "the request for the resource",
             Self::EnrollBegin => "the request to enrol",
             Self::EnrollFinish => "the activated credential",
+            Self::RecordVolumes => "the record of volumes",
         })
     }
 }

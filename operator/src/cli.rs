@@ -93,6 +93,13 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
+    /// Say that a volume is going to be made anew: its old key is forgotten, the next one that is recorded counts.
+    RenewVolume {
+        #[command(flatten)]
+        machine: Machine,
+        #[command(flatten)]
+        place: Place,
+    },
     /// Take everything from a machine at once, whatever its file says.
     Revoke {
         /// `metadata.name` or id of the machine.
@@ -226,6 +233,15 @@ fn execute(command: Command) -> Result<Report, Error> {
             let rebound = Some(machine.volumes(&run.directory)?);
             let wishes = Wishes {
                 rebound,
+                ..Wishes::default()
+            };
+            carry_out(&mut run, &wishes)
+        }
+        Command::RenewVolume { machine, place } => {
+            let mut run = Run::open(&machine.dir, &place.options())?;
+            let renewed = Some(machine.volumes(&run.directory)?);
+            let wishes = Wishes {
+                renewed,
                 ..Wishes::default()
             };
             carry_out(&mut run, &wishes)

@@ -120,6 +120,14 @@ impl Tag {
         format!("{}.{}", self.0, secret.0).try_into()
     }
 
+    /// Where the id of this volume's key lies: `<tag>.vk`.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when that is too long.
+    pub fn volume_key(&self) -> Result<Self, Error> {
+        format!("{}.vk", self.0).try_into()
+    }
+
     /// The path of this volume's secret in the KBS: `default/<node>/<volume>`.
     ///
     /// # Errors

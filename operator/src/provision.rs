@@ -4,7 +4,7 @@
 //!
 //! 1. [`Directory`] reads what is wanted: a cluster, its approved images, its machines ([`objects`]).
 //! 2. [`Record`] remembers what the KBS holds, and keeps a second operator out.
-//! 3. [`secrets`] says which secret lies where and makes the new ones.
+//! 3. [`secrets`] says which secret lies where and makes the new ones; [`volume_keys`] says which volume key each opens.
 //! 4. [`plan`](crate::plan) compares and orders, [`diff`] shows it.
 //! 5. [`apply`](apply::apply) carries it out, one durable step at a time; [`status`] looks at the result.
 //!
@@ -19,6 +19,7 @@ pub mod objects;
 pub mod record;
 pub mod secrets;
 pub mod status;
+mod volume_keys;
 
 pub use apply::Target;
 pub use error::{Error, Place};
@@ -207,8 +208,11 @@ fn make_plan(
     wishes: &Wishes,
     source: &mut dyn Source,
 ) -> Result<(Desired, Plan), Error> {
-    let desired = secrets::desired(directory, &state.observed, &state.revoked, wishes, source)?;
-    let plan = plan(&desired, &state.observed);
+    let observed = &state.observed;
+    let mut desired = secrets::desired(directory, observed, &state.revoked, wishes, source)?;
+    let problems = volume_keys::fill(&mut desired, directory, observed, wishes, source)?;
+    let mut plan = plan(&desired, observed);
+    plan.problems.extend(problems);
     Ok((desired, plan))
 }
 

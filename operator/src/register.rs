@@ -12,6 +12,9 @@
 //!    endorsement key, a second one waits for an administrator;
 //! 5. [`audit`] writes one line for each decision.
 //!
+//! Later a node that is registered says which volume keys it has ([`kbs_protocol::volume_record`]); that is kept beside its
+//! key for [`provision`](crate::provision).
+//!
 //! [`server`] puts it behind HTTPS, [`config`] and [`cli`] before a person. What a registrar knows is
 //! public; what it protects is the list of nodes: who may write to it decides who may attest.
 
@@ -30,7 +33,9 @@ pub mod server;
 
 use audit::{Audit, Event};
 use identity::Identity;
+use kbs_protocol::encoding::b64;
 use kbs_protocol::enroll::{Begin, Challenge, Finish, Outcome, Refusal, RefusalKind, State};
+use kbs_protocol::volume_record::{Receipt, SignedRecord};
 use kbs_protocol::{NodeId, Secret};
 use limit::{Limiter, Source};
 use pending::{Enrolment, Pending};
@@ -90,6 +95,23 @@ impl Registrar {
             outcome.as_ref().map(|outcome| outcome.state.as_str()),
         );
         outcome.map(|outcome| outcome.to_json())
+    }
+
+    /// `POST /v1/volumes`: a [`SignedRecord`] in, a [`Receipt`] out.
+    ///
+    /// # Errors
+    /// As [`Registrar::begin`].
+    pub fn volumes(
+        &self,
+        source: Source,
+        body: &[u8],
+        now: SystemTime,
+    ) -> Result<Vec<u8>, Refusal> {
+        let mut event = Event::new("volumes", source, now, self.identity.as_str());
+        let receipt = self.record(source, body, now, &mut event);
+        let word = |receipt: &Receipt| if receipt.known { "known" } else { "recorded" };
+        self.audit.write(event, receipt.as_ref().map(word));
+        receipt.map(Receipt::to_json)
     }
 
     fn challenge(
@@ -167,6 +189,29 @@ impl Registrar {
             state,
             reason,
         })
+    }
+}
+
+impl Registrar {
+    /// Anybody could write down a record; only the TPM that holds the node's key could sign it.
+    fn record(
+        &self,
+        source: Source,
+        body: &[u8],
+        now: SystemTime,
+        event: &mut Event,
+    ) -> Result<Receipt, Refusal> {
+        lock(&self.limiter).admit(source, now)?;
+        let record = SignedRecord::parse(body)
+            .map_err(|error| Refusal::new(RefusalKind::Request, error.to_string()))?;
+        let verified = record
+            .verify()
+            .map_err(|error| Refusal::new(RefusalKind::Signature, error.to_string()))?;
+        let spki = b64::decode(&verified.ak_public).unwrap_or_default();
+        let node = NodeId::from_spki_der(&spki);
+        event.node_id(node);
+        let known = self.registry.record(node, &record)?;
+        Ok(Receipt { known })
     }
 }
 

@@ -267,7 +267,7 @@ fn status_compares_files_record_and_kbs() {
     );
     assert_eq!(
         after["machines"][0]["volumes"],
-        json!([{"name": "root", "secret": "stored"}])
+        json!([{"name": "root", "secret": "stored", "key_recorded": false}])
     );
     assert!(after["machines"][0]["changed"].as_u64().unwrap() > 1_700_000_000);
     assert_eq!(after["machines"][1]["state"], "held");

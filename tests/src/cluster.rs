@@ -89,6 +89,16 @@ impl Cluster {
         Ok(fs::write(self.dir.join(name), text)?)
     }
 
+    /// As [`Cluster::add`], with what the machine has said of its volumes.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add_with_records(&self, name: &str, record: &Path, volumes: &[&Path]) -> Result<()> {
+        let spec =
+            format!("  state: approved\n  recordFile: {record:?}\n  volumeRecords: {volumes:?}\n");
+        self.write("Machine", name, &spec)
+    }
+
     /// Takes a machine away; none of this name is fine.
     pub fn remove(&self, name: &str) {
         drop(fs::remove_file(self.dir.join(format!("{name}.yaml"))));
@@ -103,6 +113,20 @@ impl Cluster {
             .arg("provision")
             .arg(&self.dir)
             .args(args))
+    }
+
+    /// `sheepfold-operator` with a command that takes this directory last, such as `status`.
+    ///
+    /// # Errors
+    /// The program is not built.
+    pub fn command(&self, args: &[&str]) -> Result<Run> {
+        let run = Run::new(paths::binary("sheepfold-operator")?).args(args);
+        let run = if args == ["status"] {
+            run
+        } else {
+            run.arg("--dir")
+        };
+        Ok(run.arg(&self.dir))
     }
 
     /// `sheepfold-operator revoke` of a machine of this directory.

@@ -17,6 +17,8 @@ pub struct Settings {
     pub insecure_http: bool,
     /// `enroll.registrar`.
     pub registrar: Option<String>,
+    /// Further lines of `[enroll]`.
+    pub enroll: String,
     /// `ignition.path`.
     pub ignition: Option<String>,
     /// The lines of `[evidence]`; empty for a TPM alone.
@@ -48,6 +50,7 @@ impl Settings {
             path: "default/{node}/root".to_owned(),
             insecure_http: false,
             registrar: None,
+            enroll: String::new(),
             ignition: None,
             evidence: String::new(),
             init_data_file: None,
@@ -86,7 +89,8 @@ impl Settings {
             let _ = writeln!(text, "{name} = {:?}", self.overall);
         }
         if let Some(registrar) = &self.registrar {
-            let _ = write!(text, "\n[enroll]\nregistrar = {registrar:?}\n");
+            let enroll = &self.enroll;
+            let _ = write!(text, "\n[enroll]\nregistrar = {registrar:?}\n{enroll}");
         }
         if let Some(path) = &self.ignition {
             let _ = write!(text, "\n[ignition]\npath = {path:?}\n");

@@ -2,8 +2,9 @@
 
 //! `trustee-agent unlock`: opens volumes at boot, or shows with `--test` that they would open.
 
+use super::record;
 use crate::cli::Unlock;
-use crate::config::{Config, ConfigError, Problem, UnlockMode};
+use crate::config::{Config, ConfigError, Problem, UnlockMode, VkId};
 use crate::error::Error;
 use crate::kbs::Patience;
 use crate::measure::{MeasureLog, Registers};
@@ -43,10 +44,17 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
         false => config.timeouts.unlock,
     };
     let mut source = KbsSource::new(path.to_owned()).with_patience(Patience::from(patience));
+    // What is about to be recorded cannot be there yet.
+    let rule = match options.record {
+        true => VkId::IfPresent,
+        false => config.unlock.vk_id,
+    };
     let mut text = String::new();
+    let mut volumes = Vec::new();
     for candidate in &candidates {
         let mut luks = Luks::load(&candidate.header)?;
-        let opened = candidate.open(&mut luks, &mut source)?;
+        let opened = candidate.open(&mut luks, &mut source, rule)?;
+        volumes.push(record::entry(candidate, &opened));
         if !options.test {
             luks.activate(&candidate.name, &opened.key, &config.unlock.rules)?;
             if let Err(error) = record(candidate, &opened, &config) {
@@ -79,8 +87,16 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
             opened.vk_id.as_str(),
         ));
     }
+    let mut facts = json!({ "ok": true, "volumes": facts });
+    if options.record {
+        let recorded = record::hand_over(volumes, &config, &mut source)?;
+        text.push_str(recorded.text());
+        if let Some(facts) = facts.as_object_mut() {
+            facts.insert("recorded".to_owned(), json!(recorded.as_str()));
+        }
+    }
     notify::ready();
-    report::success(&json!({ "ok": true, "volumes": facts }), &text, json)
+    report::success(&facts, &text, json)
 }
 
 fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, UnlockError> {

@@ -25,6 +25,7 @@ pub mod tpm_status;
 mod tsm;
 
 use crate::config::{Config, Sources, Tpm};
+use kbs_protocol::evidence::TpmEvidence;
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::message::{CompositeEvidence, RuntimeData};
 use kbs_protocol::runtime_data::RuntimeDigest;
@@ -65,6 +66,11 @@ pub trait Attester {
     /// # Errors
     /// The source did not answer, or what it answered would not convince a verifier.
     fn collect(&mut self, digest: &RuntimeDigest) -> Result<Value, EvidenceError>;
+
+    /// A quote over this extra data, for a reader that is no KBS; `None` where the source has no key to sign with.
+    fn sign(&mut self, _extra_data: &[u8; 32]) -> Option<Result<TpmEvidence, EvidenceError>> {
+        None
+    }
 }
 
 /// Opens all sources that the configuration names.
@@ -154,6 +160,14 @@ impl Evidence {
         self.primary
             .node_key()
             .or_else(|| self.additional.iter().find_map(|a| a.node_key()))
+    }
+
+    /// A quote by the first source that can sign; see [`Attester::sign`].
+    pub fn sign(&mut self, extra_data: &[u8; 32]) -> Option<Result<TpmEvidence, EvidenceError>> {
+        let additional = self.additional.iter_mut();
+        std::iter::once(&mut self.primary)
+            .chain(additional)
+            .find_map(|attester| attester.sign(extra_data))
     }
 
     /// Evidence for one handshake: the additional pieces first, because the primary one signs over them.

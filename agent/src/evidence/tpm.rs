@@ -88,6 +88,19 @@ impl TpmAttester {
         NodeId::from_spki_der(self.ak_spki_der())
     }
 
+    /// A quote over this extra data, as it travels.
+    fn evidence(&mut self, extra_data: &[u8]) -> Result<TpmEvidence, TpmError> {
+        let quote = self.quote(extra_data)?;
+        Ok(TpmEvidence {
+            ak_public: b64::encode(self.ak_spki_der()),
+            tpm_quote: TpmQuote {
+                message: b64::encode(quote.message),
+                signature: b64::encode(quote.signature),
+                pcrs: quote.pcrs.iter().map(hex::encode).collect(),
+            },
+        })
+    }
+
     /// A quote and the PCR values it covers.
     ///
     /// The TPM cannot do both in one command, so a PCR may be extended in between: then the digest of
@@ -95,7 +108,7 @@ impl TpmAttester {
     pub(super) fn quote(&mut self, extra_data: &[u8]) -> Result<Quote, TpmError> {
         let mut counters = Vec::new();
         for _ in 0..ATTEMPTS {
-            let (message, signature) = self.sign(extra_data)?;
+            let (message, signature) = self.certify(extra_data)?;
             let signed_digest = self.check(&message)?;
             let (pcrs, counter) = read_pcrs(&mut self.context)?;
             if signed_digest == pcr_digest(&pcrs) {
@@ -118,7 +131,7 @@ impl TpmAttester {
     }
 
     /// TPM2_Quote: the marshalled TPMS_ATTEST and TPMT_SIGNATURE.
-    fn sign(&mut self, extra_data: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
+    fn certify(&mut self, extra_data: &[u8]) -> Result<(Vec<u8>, Vec<u8>), TpmError> {
         let key = self.key.handle;
         let scheme = SignatureScheme::RsaSsa {
             hash_scheme: HashScheme::new(HashingAlgorithm::Sha256),
@@ -170,16 +183,11 @@ impl Attester for TpmAttester {
     }
 
     fn collect(&mut self, digest: &RuntimeDigest) -> Result<Value, EvidenceError> {
-        let quote = self.quote(&digest.report_data(Tee::Tpm))?;
-        let evidence = TpmEvidence {
-            ak_public: b64::encode(self.ak_spki_der()),
-            tpm_quote: TpmQuote {
-                message: b64::encode(quote.message),
-                signature: b64::encode(quote.signature),
-                pcrs: quote.pcrs.iter().map(hex::encode).collect(),
-            },
-        };
-        Ok(json!(evidence))
+        Ok(json!(self.evidence(&digest.report_data(Tee::Tpm))?))
+    }
+
+    fn sign(&mut self, extra_data: &[u8; 32]) -> Option<Result<TpmEvidence, EvidenceError>> {
+        Some(self.evidence(extra_data).map_err(EvidenceError::from))
     }
 }
 

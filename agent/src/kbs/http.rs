@@ -24,7 +24,7 @@ pub(super) struct Http {
     request_timeout: Duration,
     /// How often in a row the server closed the connection instead of answering, for each step: a server
     /// that crashes over our evidence still makes challenges.
-    unanswered: [AtomicU32; 5],
+    unanswered: [AtomicU32; 6],
 }
 
 /// One request. With a body it is a POST of JSON, otherwise a GET.
@@ -127,13 +127,14 @@ impl Http {
     }
 
     fn unanswered(&self, step: Step) -> &AtomicU32 {
-        let [auth, attest, resource, begin, finish] = &self.unanswered;
+        let [auth, attest, resource, begin, finish, volumes] = &self.unanswered;
         match step {
             Step::Auth => auth,
             Step::Attest => attest,
             Step::Resource => resource,
             Step::EnrollBegin => begin,
             Step::EnrollFinish => finish,
+            Step::RecordVolumes => volumes,
         }
     }
 

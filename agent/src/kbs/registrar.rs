@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The client's half of the enrolment ([`kbs_protocol::enroll`]): two requests to the registrar over one
-//! connection, again and again while that can help.
+//! The client's half of the enrolment ([`kbs_protocol::enroll`]) and of the record of volumes
+//! ([`kbs_protocol::volume_record`]): one or two requests to the registrar over one connection, again and again while
+//! that can help.
 
 use super::error::{EvidenceFailure, KbsError};
 use super::http::{Answer, Call, Http};
@@ -12,6 +13,7 @@ use kbs_protocol::enroll::{
     BEGIN_PATH, BeginWire, Challenge, FINISH_PATH, Finish, Outcome, Refusal, State,
 };
 use kbs_protocol::refusal::Step;
+use kbs_protocol::volume_record::{Receipt, SignedRecord, VOLUMES_PATH};
 use std::time::Instant;
 
 /// A machine that can prove where its key lives.
@@ -56,6 +58,23 @@ impl Registrar {
     ) -> Result<Outcome, KbsError> {
         retry::retry(patience, &mut SystemPace, on_wait, |until| {
             self.once(node, until)
+        })
+    }
+
+    /// Hands over which volume keys this node has.
+    ///
+    /// # Errors
+    /// [`KbsError::Registrar`] for a refusal; what keeps a request from its answer otherwise.
+    pub fn record(
+        &self,
+        record: &SignedRecord,
+        patience: Patience,
+        on_wait: &mut dyn FnMut(Wait<'_>),
+    ) -> Result<Receipt, KbsError> {
+        retry::retry(patience, &mut SystemPace, on_wait, |until| {
+            let body = record.to_json();
+            let answer = self.post(Step::RecordVolumes, VOLUMES_PATH, body, until)?;
+            Receipt::parse(&answer.body).map_err(|error| self.malformed(error))
         })
     }
 

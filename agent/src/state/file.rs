@@ -162,7 +162,21 @@ impl RunDirectory {
             let why = format!("it is larger than {LIMIT} bytes");
             return Err(StateError::Impossible { why });
         }
-        let (path, new) = (self.path.join(STATE), self.path.join(NEW_STATE));
+        self.put(STATE, text.as_bytes())
+    }
+
+    /// Leaves something here for whoever comes next, in the place of what had this name.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let _lock = self.lock(LOCK)?;
+        self.put(name, bytes)
+    }
+
+    /// The caller holds the lock.
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), StateError> {
+        let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
         let io = |action, path: &Path| {
             let path = path.to_owned();
             move |source| StateError::Io {
@@ -184,7 +198,7 @@ impl RunDirectory {
             .create_new(true)
             .mode(0o600)
             .open(&new)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|mut file| file.write_all(bytes))
             .map_err(io("write", &new))?;
         std::fs::rename(&new, &path).map_err(io("replace", &path))
     }
@@ -220,7 +234,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<State, String> {
 const DEFAULT: &str = "/run/trustee";
 const VARIABLE: &str = "TRUSTEE_AGENT_RUN";
 const STATE: &str = "state.json";
-const NEW_STATE: &str = "state.json.new";
 const LOCK: &str = "lock";
 const ATTESTATION_LOCK: &str = "attestation.lock";
 

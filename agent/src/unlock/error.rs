@@ -153,13 +153,13 @@ impl Blame for UnlockError {
                 "report this with the output of `cryptsetup luksDump`; nothing of the volume was used".to_owned()
             }
             Self::OtherKey { .. } => {
-                "an old or foreign volume lies in this one's place: find out who changed the disk; if you formatted it \
-                 anew, record its key again"
+                "an old or foreign volume lies in this one's place: find out who changed the disk; if it is to \
+                 be formatted anew, say so before: `sheepfold-operator renew-volume`"
                     .to_owned()
             }
             Self::NoVkId { .. } => {
-                "store {\"vk_id\":\"…\"} beside the volume's secret, at the same path and `.vk`: `trustee-agent unlock \
-                 --test --json` prints it where unlock.vk_id is \"if-present\""
+                "run `sheepfold-operator provision`: it stores what this node has recorded on its first boot; a node that was \
+                 bound before records it with `trustee-agent unlock --record`"
                     .to_owned()
             }
             Self::NothingActive => {

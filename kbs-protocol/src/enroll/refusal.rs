@@ -38,6 +38,12 @@ pub enum RefusalKind {
     WrongSecret,
     /// No more keys are kept for this EK.
     TooManyKeys,
+    /// The attestation key is not that of an approved node.
+    UnknownNode,
+    /// What was signed is not what was sent, or not by this key.
+    Signature,
+    /// No more records of volumes are kept for this node.
+    TooManyRecords,
     /// Too many requests from this address.
     TooManyRequests,
     /// The registrar has too much to do.
@@ -122,6 +128,9 @@ impl fmt::Display for RefusalKind {
             Self::UnknownEnrolment => "it does not know this enrolment (any more)",
             Self::WrongSecret => "the TPM did not open the credential",
             Self::TooManyKeys => "this TPM has shown too many attestation keys",
+            Self::UnknownNode => "no approved node has this attestation key",
+            Self::Signature => "the record of volumes is not signed by this node's TPM",
+            Self::TooManyRecords => "this node has recorded its volumes too often",
             Self::TooManyRequests => "too many requests from this address",
             Self::Busy => "it is busy",
             Self::NotFound => "it has no such service",
@@ -140,8 +149,12 @@ impl Blame for Refusal {
             | RefusalKind::EkCertificate
             | RefusalKind::EkUnsuitable
             | RefusalKind::AkUnsuitable
-            | RefusalKind::WrongSecret => Owner::Machine,
-            RefusalKind::EkNotTrusted | RefusalKind::TooManyKeys => Owner::Policy,
+            | RefusalKind::WrongSecret
+            | RefusalKind::Signature => Owner::Machine,
+            RefusalKind::EkNotTrusted
+            | RefusalKind::TooManyKeys
+            | RefusalKind::UnknownNode
+            | RefusalKind::TooManyRecords => Owner::Policy,
             RefusalKind::NotFound => Owner::Configuration,
             _ => Owner::Server,
         }
@@ -155,7 +168,9 @@ impl Blame for Refusal {
             | RefusalKind::Failure => Persistence::Temporary,
             RefusalKind::EkNotTrusted
             | RefusalKind::EkCertificateMissing
-            | RefusalKind::TooManyKeys => Persistence::UntilApproved,
+            | RefusalKind::TooManyKeys
+            | RefusalKind::UnknownNode
+            | RefusalKind::TooManyRecords => Persistence::UntilApproved,
             _ => Persistence::Permanent,
         }
     }
@@ -191,6 +206,17 @@ impl Blame for Refusal {
             RefusalKind::TooManyKeys => {
                 "find out who makes new attestation keys on this machine, then have the registrar's \
                  administrator remove the old ones"
+            }
+            RefusalKind::UnknownNode => {
+                "enrol first: `trustee-agent enroll`; if the key is held, have the registrar's administrator approve it"
+            }
+            RefusalKind::Signature => {
+                "use an agent and a registrar of the same release; if they are, find out what changes the record on \
+                 its way"
+            }
+            RefusalKind::TooManyRecords => {
+                "find out who makes this node's volumes again and again, then have the registrar's administrator remove \
+                 old records from the TPM's file"
             }
             RefusalKind::TooManyRequests | RefusalKind::Busy => "the agent tries again",
             RefusalKind::NotFound => "make sure that enroll.registrar is the address of a Sheepfold registrar",

@@ -83,6 +83,20 @@ impl Boots {
         self.az_tdx_mr_tds.extend(other.az_tdx_mr_tds);
     }
 
+    /// Whether a TPM with these PCRs has booted one of these and has not left its initramfs: what `attestation.rego` calls
+    /// `before_the_seal`.
+    pub fn before_the_seal(&self, pcrs: &[[u8; 32]]) -> bool {
+        let shows = |pcr: &Pcr, value: &String| {
+            let found = pcrs.get(usize::from(pcr.0));
+            found.is_some_and(|found| hex(found) == *value)
+        };
+        self.tuples.iter().any(|BootTuple(members)| {
+            let untouched = hex(&[0; 32]);
+            let seal = members.get(&PCR_SEAL).unwrap_or(&untouched);
+            shows(&PCR_SEAL, seal) && members.iter().all(|(pcr, value)| shows(pcr, value))
+        })
+    }
+
     /// Whether nothing is approved.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -257,12 +271,13 @@ fn digest<const N: usize>(what: &'static str, text: &str) -> Result<(), Error> {
 }
 
 const PCR_BOOT_CODE: Pcr = Pcr(4);
+const PCR_SEAL: Pcr = Pcr(11);
 const TDX_MEMBERS: [&str; 5] = ["mr_td", "rtmr_0", "rtmr_1", "rtmr_2", "rtmr_3"];
 const TDX_REQUIRED: [&str; 3] = ["mr_td", "rtmr_1", "rtmr_2"];
 
 #[cfg(test)]
 mod tests {
-    use super::{BootTuple, Measurement, Pcr, TcbFloor, TdxLaunch};
+    use super::{BootTuple, Boots, Measurement, Pcr, TcbFloor, TdxLaunch};
     use serde_json::{Value, from_value, json};
 
     #[test]
@@ -288,6 +303,27 @@ mod tests {
             assert!(from_value::<BootTuple>(bad.clone()).is_err(), "{bad}");
         }
         assert!(Pcr::new(24).is_none());
+    }
+
+    #[test]
+    fn a_boot_is_whole_and_before_the_seal() {
+        let digest = |n: u8| super::hex(&[n; 32]);
+        let mut pcrs = vec![[0; 32]; 24];
+        (pcrs[4], pcrs[7]) = ([4; 32], [7; 32]);
+        let approved = |tuples: Value| Boots {
+            tuples: from_value(tuples).unwrap(),
+            ..Boots::default()
+        };
+        let grub = approved(json!([{"pcr04": digest(4), "pcr07": digest(7)}]));
+        let image = approved(json!([{"pcr04": digest(4), "pcr11": digest(11)}]));
+        let mixed = approved(json!([
+            {"pcr04": digest(4), "pcr07": digest(8)}, {"pcr04": digest(5), "pcr07": digest(7)},
+        ]));
+        let hold = |boots: &Boots, pcrs: &[[u8; 32]]| boots.before_the_seal(pcrs);
+        assert!(hold(&grub, &pcrs) && !hold(&image, &pcrs) && !hold(&mixed, &pcrs));
+        assert!(!hold(&Boots::default(), &pcrs) && !hold(&grub, &pcrs[..8]));
+        pcrs[11] = [11; 32];
+        assert!(!hold(&grub, &pcrs) && hold(&image, &pcrs));
     }
 
     #[test]

@@ -41,6 +41,15 @@ pub enum Problem {
         /// The register.
         missing: String,
     },
+    /// What a machine says of a volume's key does not count.
+    VolumeKey {
+        /// The machine.
+        node: NodeName,
+        /// The volume.
+        tag: Tag,
+        /// Why, and what to do.
+        why: String,
+    },
     /// A secret has no place in the KBS.
     Path {
         /// The machine.
@@ -77,6 +86,9 @@ impl fmt::Display for Problem {
             }
             Self::TupleTooShort { missing } => {
                 write!(f, "a boot tuple never matches: it does not name {missing}")
+            }
+            Self::VolumeKey { node, tag, why } => {
+                write!(f, "volume {tag} of machine {node}: {why}")
             }
             Self::Path { node, tag } => write!(f, "machine {node} has no room for a volume {tag}"),
         }

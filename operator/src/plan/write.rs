@@ -47,6 +47,9 @@ impl fmt::Display for Write {
     /// One line for a person who is asked whether to go ahead.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Resource { path, .. } if path.as_str().ends_with(".vk") => {
+                write!(f, "record the volume key at {path}")
+            }
             Self::Resource { path, secret } => write!(f, "store secret {:?} at {path}", secret.0),
             Self::DeleteResource { path } => write!(f, "delete {path}"),
             Self::ReferenceValue { name, value } if value.is_empty() => {

@@ -4,6 +4,7 @@
 //! second object of one name, an image that approves nothing are errors with file and line.
 
 mod machine;
+mod volumes;
 mod yaml;
 
 use super::ignition::Config;
@@ -14,6 +15,7 @@ use super::{Error, Place};
 use crate::kbs_admin::Access;
 use crate::model::{Desired, NodeName, Options, Pcr, State, Tag};
 use kbs_protocol::Secret;
+use kbs_protocol::volume_record::SignedRecord;
 use machine::{ignition, machine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -49,6 +51,8 @@ pub struct Entry {
     pub volumes: BTreeSet<Tag>,
     /// What Ignition gets on its first boot.
     pub ignition: Option<Arc<Config>>,
+    /// What the machine has said of their keys, not yet believed.
+    pub records: Vec<SignedRecord>,
 }
 
 impl Directory {
@@ -237,6 +241,7 @@ impl Found {
                 .as_ref()
                 .map(|wanted| ignition(wanted, &place));
             let ignition = own.transpose()?.or_else(|| everybodys.clone());
+            let records = volumes::records(&spec, &place)?;
             let (node, machine, mut volumes) =
                 machine(&name, spec, &place, desired.options.identity)?;
             if escrowed {
@@ -246,6 +251,7 @@ impl Found {
                 let why = format!("{name} has a volume ignition, where its Ignition config lies");
                 return Err(wrong(&place, why));
             }
+            volumes::have_room(&name, &volumes, &place)?;
             if let Some(first) = machines.get(&node) {
                 let why = format!("{name} and {} are both {node}", first.name);
                 return Err(wrong(&place, why));
@@ -256,6 +262,7 @@ impl Found {
                 place,
                 volumes,
                 ignition,
+                records,
             };
             machines.insert(node, entry);
         }

@@ -5,6 +5,7 @@
 
 use crate::kbs_admin::{self, Dialect};
 use crate::model::{AkPublic, Boots, Evidence, Identity, NodeName, Pcr, State, Tag};
+use kbs_protocol::volume_record::SignedRecord;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -164,6 +165,10 @@ pub struct Machine {
     pub volumes: BTreeSet<Tag>,
     /// Its Ignition config, instead of the cluster's.
     pub ignition: Option<Ignition>,
+    /// What it has said of their keys: files `/run/trustee/volumes.json` of its first boots. With `recordFile` they come
+    /// from the registrar.
+    #[serde(default)]
+    pub volume_records: Vec<PathBuf>,
 }
 
 /// The config that Ignition takes out of an attestation, at `default/<node>/ignition`: `config` or `configFile`.
@@ -236,6 +241,8 @@ pub(super) struct EnrolledTpm {
 pub(super) struct EnrolledKey {
     pub(super) ak_public: AkPublic,
     pub(super) state: String,
+    #[serde(default)]
+    pub(super) volumes: Vec<SignedRecord>,
 }
 
 /// What every document says first.

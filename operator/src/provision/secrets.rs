@@ -29,6 +29,8 @@ pub struct Wishes {
     pub rotate: Option<(NodeName, BTreeSet<Tag>)>,
     /// Volumes whose older secrets are no longer needed.
     pub rebound: Option<(NodeName, BTreeSet<Tag>)>,
+    /// Volumes that will be made anew: their keys are forgotten.
+    pub renewed: Option<(NodeName, BTreeSet<Tag>)>,
 }
 
 /// Where secrets come from.
@@ -42,6 +44,11 @@ pub trait Source {
     /// A config that is not made here, but has to be stored all the same.
     fn take(&mut self, config: &Config) -> SecretId {
         config.id().clone()
+    }
+
+    /// Something that is not made here, but has to be stored all the same.
+    fn state(&mut self, id: SecretId, _content: Secret) -> SecretId {
+        id
     }
 }
 
@@ -68,6 +75,11 @@ impl Source for Fresh {
         let id = config.id();
         self.0.entry(id.clone()).or_insert_with(|| config.text());
         id.clone()
+    }
+
+    fn state(&mut self, id: SecretId, content: Secret) -> SecretId {
+        self.0.insert(id.clone(), content);
+        id
     }
 }
 

@@ -52,6 +52,8 @@ pub struct VolumeStatus {
     pub name: String,
     /// `stored`, `missing`, `unknown` (a write was interrupted) or `rotating` (an older secret is kept).
     pub secret: &'static str,
+    /// Whether the id of its volume key is stored beside the secret.
+    pub key_recorded: bool,
 }
 
 impl Status {
@@ -76,6 +78,7 @@ impl Status {
                         Some(VolumeStatus {
                             name: tag.to_string(),
                             secret: secret(path.as_str(), &state.observed),
+                            key_recorded: key_recorded(node, tag, &state.observed),
                         })
                     })
                     .collect(),
@@ -126,7 +129,13 @@ impl Status {
             let volumes: Vec<String> = machine
                 .volumes
                 .iter()
-                .map(|volume| format!("{} {}", volume.name, volume.secret))
+                .map(|volume| {
+                    let key = match volume.key_recorded {
+                        true => ", key recorded",
+                        false => "",
+                    };
+                    format!("{} {}{key}", volume.name, volume.secret)
+                })
                 .chain(config)
                 .collect();
             let by = if machine.by_command {
@@ -193,9 +202,22 @@ fn secret(path: &str, observed: &Observed) -> &'static str {
     match observed.secret(path) {
         None => "missing",
         Some(None) => "unknown",
-        Some(Some(_)) => match observed.under(&format!("{path}.")).count() {
-            0 | 1 => "stored",
-            _ => "rotating",
-        },
+        Some(Some(_)) => {
+            let key = format!("{path}.vk");
+            let prefix = format!("{path}.");
+            let kept = observed.under(&prefix).filter(|(at, _)| *at != key);
+            match kept.count() {
+                0 | 1 => "stored",
+                _ => "rotating",
+            }
+        }
     }
+}
+
+fn key_recorded(node: &NodeName, tag: &Tag, observed: &Observed) -> bool {
+    let at = tag.volume_key().ok().and_then(|tag| tag.path(node).ok());
+    let id = at
+        .as_ref()
+        .and_then(|at| observed.secret(at.as_str()).flatten());
+    id.is_some_and(super::volume_keys::is_key)
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The list of nodes as a directory: one JSON file for each TPM, named by its endorsement key's digest.
+//! The list of nodes as a directory: one JSON file for each TPM, named by its endorsement key's digest. Beside them the
+//! directory `nodes` has a file for each node, which says in which of them its key is.
 //!
 //! A file is written beside its place, forced to the disk and renamed, so a registrar that is killed
 //! leaves the old record or the new one. An exclusive lock on the file `lock` orders registrars and
@@ -9,6 +10,7 @@
 use super::registry::{NewKey, Registry, Tpm};
 use kbs_protocol::encoding::hex;
 use kbs_protocol::enroll::{Refusal, RefusalKind, State};
+use kbs_protocol::volume_record::SignedRecord;
 use kbs_protocol::{Blame, NodeId, Owner, Persistence};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
@@ -151,10 +153,60 @@ impl FileRegistry {
         if changed {
             self.write(&tpm)?;
         }
+        self.index(&NodeId::from_spki_der(key.ak_spki), &tpm.ek_sha256)?;
         if is_new {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(Ok(state))
+    }
+
+    /// Where the key of this node is written down. An older registrar's list has no such file; enrolling again makes it.
+    fn index(&self, node: &NodeId, ek_sha256: &str) -> Result<(), FilesError> {
+        let place = self.directory.join(NODES);
+        let path = place.join(node.to_string());
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == ek_sha256) {
+            return Ok(());
+        }
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&place)
+            .map_err(|source| failed("create", &place, source))?;
+        self.replace(&path, ek_sha256.as_bytes())
+    }
+
+    fn record_locked(
+        &self,
+        node: NodeId,
+        record: &SignedRecord,
+    ) -> Result<Result<bool, Refusal>, FilesError> {
+        let _lock = self.lock()?;
+        let unknown = || {
+            let detail = "it has not enrolled here";
+            Ok(Err(Refusal::new(RefusalKind::UnknownNode, detail)))
+        };
+        let path = self.directory.join(NODES).join(node.to_string());
+        let ek_sha256 = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return unknown(),
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        // A name of ours, or damage: never a way out of the directory.
+        if hex::decode(&ek_sha256).is_none_or(|digest| digest.len() != EK_DIGEST) {
+            let why = "it names no TPM".to_owned();
+            return Err(FilesError::Damaged { path, why });
+        }
+        let Some(mut tpm) = read(&self.directory.join(ek_sha256 + SUFFIX))? else {
+            return unknown();
+        };
+        let known = match tpm.record(record) {
+            Ok(known) => known,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if !known {
+            self.write(&tpm)?;
+        }
+        Ok(Ok(known))
     }
 
     fn lock(&self) -> Result<File, FilesError> {
@@ -187,13 +239,18 @@ impl FileRegistry {
 
     fn write(&self, tpm: &Tpm) -> Result<(), FilesError> {
         let path = self.directory.join(format!("{}{SUFFIX}", tpm.ek_sha256));
-        // One name is enough: the lock is held.
-        let beside = self.directory.join("new");
         let mut text = serde_json::to_vec_pretty(tpm).map_err(|error| FilesError::Damaged {
             path: path.clone(),
             why: error.to_string(),
         })?;
         text.push(b'\n');
+        self.replace(&path, &text)
+    }
+
+    fn replace(&self, path: &Path, text: &[u8]) -> Result<(), FilesError> {
+        // One name is enough: the lock is held.
+        let beside = self.directory.join("new");
+        let directory = path.parent().unwrap_or(&self.directory);
         let save = || {
             let mut file = OpenOptions::new()
                 .create(true)
@@ -201,26 +258,30 @@ impl FileRegistry {
                 .write(true)
                 .mode(0o600)
                 .open(&beside)?;
-            file.write_all(&text)?;
+            file.write_all(text)?;
             file.sync_all()?;
-            std::fs::rename(&beside, &path)?;
-            File::open(&self.directory)?.sync_all()
+            std::fs::rename(&beside, path)?;
+            File::open(directory)?.sync_all()
         };
-        save().map_err(|source| failed("write", &path, source))
+        save().map_err(|source| failed("write", path, source))
     }
 }
 
 impl Registry for FileRegistry {
     fn admit(&self, key: &NewKey<'_>) -> Result<State, Refusal> {
-        self.admit_locked(key).unwrap_or_else(|error| {
-            // The node is told nothing about our disk; the administrator is.
-            eprintln!("sheepfold-operator: {error}\n  next:    {}", error.advice());
-            Err(Refusal::new(
-                RefusalKind::Failure,
-                "the registrar cannot keep the result",
-            ))
-        })
+        self.admit_locked(key).unwrap_or_else(not_kept)
     }
+
+    fn record(&self, node: NodeId, record: &SignedRecord) -> Result<bool, Refusal> {
+        self.record_locked(node, record).unwrap_or_else(not_kept)
+    }
+}
+
+/// The node is told nothing about our disk; the administrator is.
+fn not_kept<T>(error: FilesError) -> Result<T, Refusal> {
+    eprintln!("sheepfold-operator: {error}\n  next:    {}", error.advice());
+    let detail = "the registrar cannot keep the result";
+    Err(Refusal::new(RefusalKind::Failure, detail))
 }
 
 /// The record, or `None` where there is none.
@@ -258,7 +319,11 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> FilesError {
 
 const SUFFIX: &str = ".json";
 /// A record with the most keys is under 8 KiB.
-const RECORD_LIMIT: u64 = 64 * 1024;
+const RECORD_LIMIT: u64 = 1024 * 1024;
+/// Where the key of each node is.
+const NODES: &str = "nodes";
+/// Bytes of an endorsement key's digest.
+const EK_DIGEST: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use super::keys::EkDigest;
 use kbs_protocol::NodeId;
 use kbs_protocol::encoding::{b64, hex};
 use kbs_protocol::enroll::{Refusal, RefusalKind, State};
+use kbs_protocol::volume_record::SignedRecord;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,12 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// As [`Tpm::admit`], or [`RefusalKind::Failure`] when it cannot be kept.
     fn admit(&self, key: &NewKey<'_>) -> Result<State, Refusal>;
+
+    /// Applies [`Tpm::record`] to the TPM that has shown this node's key. Returns whether it was known already.
+    ///
+    /// # Errors
+    /// [`RefusalKind::UnknownNode`], as [`Tpm::record`], or [`RefusalKind::Failure`] when it cannot be kept.
+    fn record(&self, node: NodeId, record: &SignedRecord) -> Result<bool, Refusal>;
 }
 
 /// An attestation key that has just been proved.
@@ -64,6 +71,9 @@ pub struct Key {
     pub product: Option<String>,
     /// When it came, in seconds since 1970.
     pub since: u64,
+    /// What its node said of its volumes, in the order in which it came. Which of them counts, `provision` decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<SignedRecord>,
 }
 
 impl Tpm {
@@ -104,8 +114,37 @@ impl Tpm {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or(Duration::ZERO)
                 .as_secs(),
+            volumes: Vec::new(),
         });
         Ok((state, true))
+    }
+
+    /// Keeps what the node with this key said of its volumes, beside what it said before: the first record and a
+    /// later one are told apart by whoever uses them. Returns whether it was known already.
+    ///
+    /// # Errors
+    /// [`RefusalKind::UnknownNode`] for a key that is not approved, [`RefusalKind::TooManyRecords`].
+    pub fn record(&mut self, record: &SignedRecord) -> Result<bool, Refusal> {
+        let ours = |key: &&mut Key| {
+            key.state == State::Approved && key.ak_public == record.evidence.ak_public
+        };
+        let Some(key) = self.keys.iter_mut().find(ours) else {
+            let detail = "its attestation key is not approved";
+            return Err(Refusal::new(RefusalKind::UnknownNode, detail));
+        };
+        if key
+            .volumes
+            .iter()
+            .any(|known| known.record == record.record)
+        {
+            return Ok(true);
+        }
+        if key.volumes.len() >= MOST_RECORDS {
+            let detail = format!("{} records are kept for this node", key.volumes.len());
+            return Err(Refusal::new(RefusalKind::TooManyRecords, detail));
+        }
+        key.volumes.push(record.clone());
+        Ok(false)
     }
 
     /// Approves this node's key, and holds the one that was approved before. Returns whether the TPM has
@@ -127,12 +166,17 @@ impl Tpm {
 
 /// A machine that was installed again a few times is honest.
 const MOST_KEYS: usize = 8;
+/// So is one whose first boot was repeated.
+const MOST_RECORDS: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use super::{MOST_KEYS, NewKey, Tpm};
+    use super::{MOST_KEYS, MOST_RECORDS, NewKey, Tpm};
     use kbs_protocol::NodeId;
+    use kbs_protocol::encoding::b64;
     use kbs_protocol::enroll::{RefusalKind, State};
+    use kbs_protocol::evidence::{TpmEvidence, TpmQuote};
+    use kbs_protocol::volume_record::SignedRecord;
     use std::time::SystemTime;
 
     fn key(spki: &[u8]) -> NewKey<'_> {
@@ -173,6 +217,46 @@ mod tests {
         assert_eq!(tpm.admit(&key(b"one")).unwrap().0, State::Held);
         let before = tpm.clone();
         assert!(!tpm.approve(NodeId::from_spki_der(b"three")));
+        assert_eq!(tpm, before);
+    }
+
+    /// Whether it is signed was looked at before.
+    fn record(spki: &[u8], text: &str) -> SignedRecord {
+        SignedRecord {
+            record: text.to_owned(),
+            evidence: TpmEvidence {
+                ak_public: b64::encode(spki),
+                tpm_quote: TpmQuote {
+                    message: String::new(),
+                    signature: String::new(),
+                    pcrs: Vec::new(),
+                },
+            },
+        }
+    }
+
+    #[test]
+    fn what_an_approved_node_says_of_its_volumes_is_kept_beside_what_it_said() {
+        let mut tpm = Tpm::new(&[7; 32]);
+        tpm.admit(&key(b"one")).unwrap();
+        tpm.admit(&key(b"held")).unwrap();
+        assert_eq!(tpm.record(&record(b"one", "first")), Ok(false));
+        assert_eq!(tpm.record(&record(b"one", "first")), Ok(true));
+        for number in 1..MOST_RECORDS {
+            let next = record(b"one", &number.to_string());
+            assert_eq!(tpm.record(&next), Ok(false));
+        }
+        let texts: Vec<&str> = tpm.keys[0].volumes.iter().map(|r| &*r.record).collect();
+        assert_eq!(texts[..2], ["first", "1"]);
+        let before = tpm.clone();
+        for (spki, why) in [
+            (&b"one"[..], RefusalKind::TooManyRecords),
+            (b"held", RefusalKind::UnknownNode),
+            (b"never seen", RefusalKind::UnknownNode),
+        ] {
+            let refusal = tpm.record(&record(spki, "one more")).unwrap_err();
+            assert_eq!(refusal.error, why);
+        }
         assert_eq!(tpm, before);
     }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The registrar behind HTTPS: TLS 1.3, two routes, limits on everything that somebody could make large,
+//! The registrar behind HTTPS: TLS 1.3, three routes, limits on everything that somebody could make large,
 //! slow or many. What is asked and answered is [`Registrar`]'s business.
 
 use super::Registrar;
@@ -15,6 +15,7 @@ use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use kbs_protocol::enroll::{BEGIN_PATH, FINISH_PATH, REQUEST_LIMIT, Refusal, RefusalKind};
+use kbs_protocol::volume_record::VOLUMES_PATH;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::HashMap;
@@ -124,6 +125,7 @@ fn router(registrar: Arc<Registrar>) -> Router {
     Router::new()
         .route(BEGIN_PATH, post(begin))
         .route(FINISH_PATH, post(finish))
+        .route(VOLUMES_PATH, post(volumes))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(DefaultBodyLimit::max(REQUEST_LIMIT))
@@ -152,10 +154,21 @@ async fn finish(
     .await
 }
 
+async fn volumes(
+    State(registrar): State<Arc<Registrar>>,
+    Extension(source): Extension<Source>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response<Body> {
+    answer(body, move |body| {
+        registrar.volumes(source, body, SystemTime::now())
+    })
+    .await
+}
+
 async fn not_found() -> Response<Body> {
     refuse(&Refusal::new(
         RefusalKind::NotFound,
-        "POST /v1/enroll/begin, POST /v1/enroll/finish",
+        "POST /v1/enroll/begin, POST /v1/enroll/finish, POST /v1/volumes",
     ))
 }
 

@@ -95,7 +95,7 @@ pub(super) fn ignition(wanted: &Ignition, place: &Place) -> Result<Arc<Config>, 
     Ok(Arc::new(config))
 }
 
-fn beside(place: &Place, file: &Path) -> PathBuf {
+pub(super) fn beside(place: &Place, file: &Path) -> PathBuf {
     place.file.parent().unwrap_or(Path::new(".")).join(file)
 }
 
