@@ -20,11 +20,7 @@ use crate::trees;
 /// cryptsetup fails.
 pub fn encrypt(dir: &Path, image: &Image) -> Result<()> {
     say("encrypting the root file system");
-    Run::new("cp")
-        .arg("--sparse=always")
-        .arg(&image.root)
-        .arg(dir.join("root.luks"))
-        .success()?;
+    plain(dir, image)?;
     fs::write(
         dir.join("first-key"),
         "the passphrase that nobody needs after the binding",
@@ -51,6 +47,19 @@ pub fn encrypt(dir: &Path, image: &Image) -> Result<()> {
     Inside::of(&trees::toolbox()?)
         .with(dir, "/mnt")
         .run(encrypt)
+        .success()?;
+    Ok(())
+}
+
+/// Writes `dir/root.luks` as a host can: a file system of its own, not encrypted, under the label of the root.
+///
+/// # Errors
+/// It cannot be written.
+pub fn plain(dir: &Path, image: &Image) -> Result<()> {
+    Run::new("cp")
+        .arg("--sparse=always")
+        .arg(&image.root)
+        .arg(dir.join("root.luks"))
         .success()?;
     Ok(())
 }

@@ -51,6 +51,16 @@ impl Recipe {
         }
     }
 
+    /// A node whose agent opens the root itself.
+    pub fn native(site: &Site) -> Self {
+        let mut settings = site.settings();
+        settings.unlock = "mode = \"native\"\n";
+        Self {
+            agent_toml: Some(settings.to_toml()),
+            ..Self::node(site)
+        }
+    }
+
     /// A node that Ignition sets up on its first boot.
     pub fn with_ignition(site: &Site) -> Self {
         Self {

@@ -19,12 +19,7 @@ use sheepfold_vm_tests::stage::{APPROVED, Stage};
 #[ignore = "boots a machine: make vm-test STORY=native"]
 fn the_agent_opens_the_root_and_shuts_the_door_behind_itself() {
     let site = Site::open("native").unwrap();
-    let mut settings = site.settings();
-    settings.unlock = "mode = \"native\"\n";
-    let recipe = Recipe {
-        agent_toml: Some(settings.to_toml()),
-        ..Recipe::node(&site)
-    };
+    let recipe = Recipe::native(&site);
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();
     let node = stage.encrypted_node("node", Binding::Wrapped).unwrap();
     stage.site.disapprove(APPROVED).unwrap();
