@@ -77,7 +77,7 @@ fn dispatch(
     })
 }
 
-/// Warnings go to standard error, where units and consoles look.
+/// Warnings go to standard error, where the journal looks, and to whoever stands before a machine that boots.
 struct StderrLog;
 
 impl log::Log for StderrLog {
@@ -88,7 +88,9 @@ impl log::Log for StderrLog {
 
     fn log(&self, record: &log::Record<'_>) {
         if self.enabled(record.metadata()) {
-            eprintln!("trustee-agent: warning: {}", record.args());
+            let sentence = format!("warning: {}", record.args());
+            eprintln!("trustee-agent: {sentence}");
+            console::kernel_log(&sentence);
         }
     }
 

@@ -214,9 +214,9 @@ impl Client {
         while !candidates.is_empty() {
             let challenged =
                 match race::first_challenge(&candidates, attester.tee(), self.hedge, until) {
-                    Ok((challenged, slower)) => {
-                        for error in &slower {
-                            log::warn!("{error}; using {}", challenged.http.server);
+                    Ok((challenged, passed_by)) => {
+                        for why in &passed_by {
+                            log::warn!("{why}; using {}", challenged.http.server);
                         }
                         challenged
                     }

@@ -439,7 +439,17 @@ fn a_dead_server_in_front_of_a_live_one() {
         .unwrap();
     world.settings.servers.insert(0, format!("https://{dead}"));
     world.configure().unwrap();
-    world.agent(["fetch"]).success().unwrap();
+    passed_by(&world, &format!("https://{dead}: no connection: "));
+}
+
+/// The fetch succeeds, and a warning says past whom and why.
+fn passed_by(world: &World, why: &str) {
+    let fetched = world.agent(["fetch"]).success().unwrap();
+    let using = format!("; using {}\n", world.lab.url());
+    let said = fetched.err();
+    let told = said.lines().find(|line| line.contains(why));
+    assert!(told.is_some(), "{said}");
+    assert!(said.contains(&using), "{said}");
 }
 
 #[test]
@@ -452,7 +462,10 @@ fn a_silent_server_in_front_of_a_live_one() {
         .servers
         .insert(0, format!("https://{}", silent.address()));
     world.configure().unwrap();
-    world.agent(["fetch"]).success().unwrap();
+    passed_by(
+        &world,
+        &format!("https://{}: no answer yet", silent.address()),
+    );
     assert_eq!(silent.connections(), 1, "the first server was asked first");
 }
 

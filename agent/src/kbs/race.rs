@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-/// The first challenge, and the errors of the servers that failed before it came.
+/// The first challenge, and why it is none of a server that was asked earlier: a sentence for each.
 ///
 /// # Errors
 /// One error for each server.
@@ -23,12 +23,12 @@ pub(super) fn first_challenge(
     tee: Tee,
     hedge: Duration,
     until: Option<Instant>,
-) -> Result<(Challenged, Vec<KbsError>), Vec<KbsError>> {
+) -> Result<(Challenged, Vec<String>), Vec<KbsError>> {
     let mut failures = Vec::new();
     if let [server] = servers {
         // No thread: there is nobody to overtake it.
         return match auth(server, tee, until) {
-            Ok(challenged) => Ok((challenged, failures)),
+            Ok(challenged) => Ok((challenged, Vec::new())),
             Err(error) => Err(vec![error]),
         };
     }
@@ -65,7 +65,10 @@ pub(super) fn first_challenge(
             answers.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match answer {
-            Ok(Ok(challenged)) => return Ok((challenged, failures)),
+            Ok(Ok(challenged)) => {
+                let passed_by = passed_by(servers, &challenged, &failures);
+                return Ok((challenged, passed_by));
+            }
             Ok(Err(error)) => {
                 running = running.saturating_sub(1);
                 failures.push(error);
@@ -75,4 +78,19 @@ pub(super) fn first_challenge(
             Err(RecvTimeoutError::Disconnected) => return Err(failures),
         }
     }
+}
+
+/// What became of the servers before the one that answered.
+fn passed_by(servers: &[Arc<Http>], winner: &Challenged, failures: &[KbsError]) -> Vec<String> {
+    servers
+        .iter()
+        .map(|http| &http.server)
+        .take_while(|server| **server != winner.http.server)
+        .map(
+            |server| match failures.iter().find(|e| e.server() == Some(server)) {
+                Some(error) => error.to_string(),
+                None => format!("{server}: no answer yet"),
+            },
+        )
+        .collect()
 }
