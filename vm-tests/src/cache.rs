@@ -100,7 +100,7 @@ fn prune(cache: &Path, kind: &str, newest: &Path) -> Result<()> {
 }
 
 /// Half a gigabyte each.
-const KEPT: usize = 6;
+const KEPT: usize = 12;
 
 #[cfg(test)]
 mod tests {

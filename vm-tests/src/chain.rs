@@ -128,6 +128,16 @@ pub fn command_line() -> String {
     )
 }
 
+/// The same for a root that is not encrypted, whoever has put it there.
+pub fn unencrypted_command_line() -> String {
+    let line: Vec<String> = command_line()
+        .split_whitespace()
+        .filter(|word| !word.starts_with("rd.luks."))
+        .map(|word| word.replace("/dev/mapper/root", "LABEL=root"))
+        .collect();
+    line.join(" ")
+}
+
 fn shim_grub(esp: &Path, image: &Image, command_line: &str) -> Result<ImageFacts> {
     let read = |path: &str| {
         fs::read(image.guest.join(path)).with_context(|| format!("cannot read {path}"))

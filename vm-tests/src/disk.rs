@@ -2,10 +2,12 @@
 //! Disks without device-mapper or partitioned loop devices: an ESP and a root, encrypted in user space, put into a
 //! GPT. All identifiers are fixed, as PCR 5 and the kernel command line depend on them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
+use serde_json::Value;
 use sheepfold_tests::process::Run;
 
 use crate::chain::{Chain, FIRST_BOOT};
@@ -85,7 +87,7 @@ pub fn assemble(dir: &Path, chain: &Chain) -> Result<()> {
 /// A tool fails.
 pub fn unencrypted(dir: &Path, image: &Image, chain: &Chain) -> Result<()> {
     say("putting together a disk on which nothing is encrypted yet");
-    fs::write(chain.esp.join(FIRST_BOOT.trim_start_matches('/')), "")?;
+    mark_first_boot(chain)?;
     let seed = image.root.parent().context("an image has a directory")?;
     Inside::of(&trees::toolbox()?)
         .with(dir, "/mnt")
@@ -94,6 +96,46 @@ pub fn unencrypted(dir: &Path, image: &Image, chain: &Chain) -> Result<()> {
         .run(["sh", "-euc", UNENCRYPTED])
         .success()?;
     Ok(())
+}
+
+/// Marks the next boot with this chain's ESP as a first one.
+///
+/// # Errors
+/// It cannot be written.
+pub fn mark_first_boot(chain: &Chain) -> Result<()> {
+    Ok(fs::write(
+        chain.esp.join(FIRST_BOOT.trim_start_matches('/')),
+        "",
+    )?)
+}
+
+/// The LUKS2 header of the root on `dir/disk.raw` as [`assemble`] has made it: all that is before the payload.
+///
+/// # Errors
+/// The disk cannot be read.
+pub fn header(dir: &Path) -> Result<Vec<u8>> {
+    read(dir, 161, 8)
+}
+
+/// The LUKS2 metadata of the root on `dir/disk.raw` as [`unencrypted`] has made it.
+///
+/// # Errors
+/// cryptsetup finds no header.
+pub fn first_boot_header(dir: &Path) -> Result<Value> {
+    fs::write(dir.join("header"), read(dir, 737, 16)?)?;
+    let dump = ["cryptsetup", "luksDump", "--dump-json-metadata", "header"];
+    let dumped = Inside::of(&trees::toolbox()?)
+        .with(dir, "/mnt")
+        .run(dump)
+        .success()?;
+    fs::remove_file(dir.join("header"))?;
+    Ok(serde_json::from_slice(&dumped.stdout)?)
+}
+
+fn read(dir: &Path, from_mib: u64, mib: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; mib * 1024 * 1024];
+    File::open(dir.join("disk.raw"))?.read_exact_at(&mut bytes, from_mib * 1024 * 1024)?;
+    Ok(bytes)
 }
 
 /// Replaces the ESP of `dir/disk.raw`, as a host can whenever it likes.

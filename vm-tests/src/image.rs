@@ -40,6 +40,25 @@ pub struct Recipe {
     pub dracut: String,
 }
 
+impl Image {
+    /// The same with one file more in its initramfs, which is put into `dir`.
+    ///
+    /// # Errors
+    /// A tool fails.
+    pub fn with_file(&self, name: &str, dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        fs::copy(&self.initramfs, dir.join(INITRAMFS))?;
+        Inside::of(&self.guest)
+            .with(dir, "/mnt")
+            .run(["sh", "-euc", APPEND, "sh", name, INITRAMFS])
+            .success()?;
+        Ok(Self {
+            initramfs: dir.join(INITRAMFS),
+            ..self.clone()
+        })
+    }
+}
+
 impl Recipe {
     /// An ordinary node of this site.
     pub fn node(site: &Site) -> Self {
@@ -53,10 +72,8 @@ impl Recipe {
 
     /// A node whose agent opens the root itself.
     pub fn native(site: &Site) -> Self {
-        let mut settings = site.settings();
-        settings.unlock = "mode = \"native\"\n";
         Self {
-            agent_toml: Some(settings.to_toml()),
+            agent_toml: Some(site.native_settings().to_toml()),
             ..Self::node(site)
         }
     }
@@ -65,6 +82,32 @@ impl Recipe {
     pub fn with_ignition(site: &Site) -> Self {
         Self {
             dracut: "add_dracutmodules+=\" ignition seed \"\n".to_owned(),
+            ..Self::node(site)
+        }
+    }
+
+    /// [`Recipe::with_ignition`], and the agent opens the root itself.
+    pub fn native_with_ignition(site: &Site) -> Self {
+        Self {
+            agent_toml: Some(site.native_settings().to_toml()),
+            ..Self::with_ignition(site)
+        }
+    }
+
+    /// [`Recipe::node`] without anything of ours: Clevis and its pin `tpm2`.
+    pub fn stock(site: &Site) -> Self {
+        Self {
+            agent_toml: None,
+            dracut: format!("{TPM2}{}", Self::node(site).dracut),
+            ..Self::node(site)
+        }
+    }
+
+    /// [`Recipe::with_ignition`] in the same way.
+    pub fn stock_with_ignition(site: &Site) -> Self {
+        Self {
+            agent_toml: None,
+            dracut: format!("{TPM2}{BIND_TPM2}{}", Self::with_ignition(site).dracut),
             ..Self::node(site)
         }
     }
@@ -149,7 +192,11 @@ impl Recipe {
             fs::create_dir_all(to.parent().context("a file has a directory")?)?;
             fs::write(&to, content).with_context(|| format!("cannot write {}", to.display()))
         };
-        let conf = fs::read_to_string(source.join("dracut.conf"))?;
+        let mut conf = fs::read_to_string(source.join("dracut.conf"))?;
+        if self.suite == Suite::Bookworm {
+            // A part of `crypt` until dracut 103.
+            conf = conf.replace(" systemd-cryptsetup ", " ");
+        }
         put(
             "etc/dracut.conf.d/60-vm.conf",
             format!("{conf}{}", self.dracut).as_bytes(),
@@ -215,6 +262,16 @@ fn agent() -> Result<PathBuf> {
 
 const INITRAMFS: &str = "initrd.img";
 const ROOT: &str = "root.ext4";
+const TPM2: &str = "add_dracutmodules+=\" clevis-pin-tpm2 \"\n";
+/// What `clevis luks bind` takes, which the module `clevis` does not bring.
+const BIND_TPM2: &str = "install_items+=\" /usr/bin/clevis /usr/bin/clevis-luks-bind /usr/bin/clevis-encrypt-tpm2 \
+/usr/bin/tpm2_create /usr/bin/tpm2_pcrread /usr/bin/tpm2_createpolicy \"\n";
+/// `NAME INITRAMFS`. The kernel unpacks one archive after the other; each begins at a multiple of four bytes.
+const APPEND: &str = r#"
+echo "put here by the host" >"$1"
+truncate -s %4 "$2"
+echo "$1" | cpio --quiet -o -H newc >>"$2"
+"#;
 /// dracut 059 marks nothing; later ones put the level behind their name.
 const COMPLAINTS: [&str; 3] = ["dracut[E]", "dracut[F]", "FAILED"];
 /// `GUEST LAYER TOOLBOX DIR`. 16 MiB less than the partition: room for the LUKS2 header that comes before it.

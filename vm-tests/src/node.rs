@@ -34,6 +34,8 @@ pub enum Binding {
     Direct,
     /// Inside `sss`, as Ignition before 2.26 has it.
     Wrapped,
+    /// To the TPM alone, with a pin of Clevis's own, for comparison.
+    Tpm2,
 }
 
 /// A node whose TPM is in the host's hands.
@@ -137,6 +139,7 @@ impl InFactory {
         let (pin, config) = match binding {
             Binding::Direct => ("trustee", "{}"),
             Binding::Wrapped => ("sss", r#"{"t":1,"pins":{"trustee":{}}}"#),
+            Binding::Tpm2 => ("tpm2", "{}"),
         };
         let bind = self.clevis(&["luks", "bind", "-f", "-k"]).arg(first_key);
         let bind = bind.arg("-d").arg(volume).args([pin, config]);
@@ -185,6 +188,7 @@ impl InFactory {
 
     fn with_settings(&self, run: Run) -> Run {
         run.env("TRUSTEE_AGENT_CONFIG", self.node.dir.join("factory.toml"))
+            .env("TPM2TOOLS_TCTI", self.tpm.tcti())
             .env("TSS2_LOG", "all+none")
     }
 }

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::console::Console;
+use crate::machine::BOOT;
 
 /// Where the guest is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +123,23 @@ impl Probe {
             }
             thread::sleep(AGAIN);
         }
+    }
+
+    /// Waits until a command of bash succeeds inside, tried there ten times a second.
+    ///
+    /// # Errors
+    /// It does not within [`BOOT`].
+    pub fn wait_until(&mut self, condition: &str) -> Result<()> {
+        let script = format!(
+            "for i in {{1..100}}; do {{ {condition}; }} >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1"
+        );
+        let until = Instant::now() + BOOT;
+        while self.run(&script)?.0 != 0 {
+            if Instant::now() > until {
+                bail!("it never came about that {condition}");
+            }
+        }
+        Ok(())
     }
 
     fn answer(&mut self, id: &str) -> Result<(i32, String)> {

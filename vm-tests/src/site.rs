@@ -8,6 +8,8 @@
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kbs_protocol::Secret;
@@ -26,6 +28,7 @@ use sheepfold_tests::swtpm::Authority;
 
 use crate::cache::{self, Key};
 use crate::chain::Chain;
+use crate::machine::BOOT;
 use crate::say::say;
 
 /// The world around the machines of one story.
@@ -95,9 +98,49 @@ impl Site {
         settings
     }
 
+    /// [`Site::settings`] of a node whose agent opens the root itself.
+    pub fn native_settings(&self) -> Settings {
+        let mut settings = self.settings();
+        settings.unlock = "mode = \"native\"\n";
+        settings
+    }
+
     /// The KBS as machines and the host call it.
     pub fn url(&self) -> String {
-        format!("https://{NAME}:{}", self.port)
+        Self::url_at(self.port)
+    }
+
+    /// A server of the same name on another port.
+    pub fn url_at(port: u16) -> String {
+        format!("https://{NAME}:{port}")
+    }
+
+    /// A port that belongs to no other site, `number` from 1: always the same one beside the same KBS, as it is in the
+    /// initramfs.
+    pub fn port_beside(&self, number: u16) -> u16 {
+        self.port + number * PORTS
+    }
+
+    /// How often the KBS has answered on this path since it was started.
+    pub fn answers(&self, path: &str) -> usize {
+        self.lab.log().matches(&format!(" {path} -> ")).count()
+    }
+
+    /// Waits until the KBS has answered on this path more often than that.
+    ///
+    /// # Errors
+    /// It has not within [`BOOT`].
+    pub fn wait_for_answer(&self, path: &str, before: usize) -> Result<()> {
+        let until = Instant::now() + BOOT;
+        while self.answers(path) <= before {
+            ensure!(
+                Instant::now() < until,
+                "nobody has asked the KBS for {path}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+        say(&format!("the KBS has answered {path}"));
+        Ok(())
     }
 
     /// Approves this boot for all nodes of the site: what the chain is predicted to measure.
@@ -223,7 +266,7 @@ pub fn stories() -> Result<PathBuf> {
 /// Always the same one where nobody else uses it, as it is in the initramfs. It stays this site's while its KBS is
 /// down, for as long as the file is open.
 fn claim_port() -> Result<(u16, File)> {
-    for port in PORT..PORT + 50 {
+    for port in PORT..PORT + PORTS {
         let claim = File::create(stories()?.join(format!("port-{port}.lock")))?;
         let ours = flock(&claim, FlockOperation::NonBlockingLockExclusive).is_ok();
         if ours && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -236,5 +279,7 @@ fn claim_port() -> Result<(u16, File)> {
 /// The KBS's name; `/etc/hosts` of host and guest say where that is.
 pub const NAME: &str = "kbs.test";
 const PORT: u16 = 18_443;
+/// As many sites at once.
+const PORTS: u16 = 50;
 /// `FILE PROGRAM ARG*`: the program sees FILE as `/etc/hosts`.
 const HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;

@@ -39,8 +39,21 @@ impl Stage {
     /// # Errors
     /// As [`Stage::set`].
     pub fn with_image(site: Site, recipe: &Recipe, kind: Kind) -> Result<Self> {
+        Self::with_command_line(site, recipe, kind, &command_line())
+    }
+
+    /// As [`Stage::with_image`], with another kernel command line.
+    ///
+    /// # Errors
+    /// As [`Stage::set`].
+    pub fn with_command_line(
+        site: Site,
+        recipe: &Recipe,
+        kind: Kind,
+        command_line: &str,
+    ) -> Result<Self> {
         let image = recipe.build(&site)?;
-        let chain = Chain::build(&site.dir().join("chain"), kind, &image, &command_line())?;
+        let chain = Chain::build(&site.dir().join("chain"), kind, &image, command_line)?;
         Ok(Self { site, image, chain })
     }
 
@@ -81,11 +94,18 @@ impl Stage {
     }
 }
 
+/// QEMU's arguments for a machine whose platform has an Ignition config.
+pub const CONFIG: [&str; 2] = ["-fw_cfg", "name=opt/com.coreos/config,file=config.ign"];
+/// What a system does when its first boot is over, for the harness's GRUB: no boot is the first any more.
+pub const NEVER_AGAIN: &str = "mkdir -p /esp && mount /dev/disk/by-partlabel/ESP /esp && rm -f /esp/ignition.firstboot && umount /esp";
 /// The name under which the administrator approves the boot.
 pub const APPROVED: &str = "debian";
 
 /// What Debian's Ignition 2.14 is told: our fragment alone.
-fn ignition() -> Result<String> {
+///
+/// # Errors
+/// The operator refuses.
+pub fn ignition() -> Result<String> {
     let volume = Volume {
         label: Some("luks-root".parse()?),
         uuid: Some(disk::LUKS_UUID.parse()?),

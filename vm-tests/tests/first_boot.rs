@@ -9,7 +9,7 @@ use sheepfold_vm_tests::image::Recipe;
 use sheepfold_vm_tests::machine::Machine;
 use sheepfold_vm_tests::probe::Place;
 use sheepfold_vm_tests::site::Site;
-use sheepfold_vm_tests::stage::Stage;
+use sheepfold_vm_tests::stage::{CONFIG, NEVER_AGAIN, Stage};
 
 #[test]
 #[ignore = "boots machines: make vm-test STORY=first_boot"]
@@ -19,8 +19,7 @@ fn ignition_encrypts_the_root_and_every_later_boot_opens_it() {
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();
     let node = stage.new_node("node").unwrap();
 
-    let config = ["-fw_cfg", "name=opt/com.coreos/config,file=config.ign"];
-    let mut machine = Machine::power_on_with(&node, &stage.chain, "1", &config).unwrap();
+    let mut machine = Machine::power_on_with(&node, &stage.chain, "1", &CONFIG).unwrap();
     machine.reach(Place::Initramfs).unwrap();
     let facts = machine.boots(&node, &stage.chain, "1").unwrap();
     assert!(facts.command_line.contains("ignition.firstboot=1"));
@@ -42,5 +41,3 @@ fn ignition_encrypts_the_root_and_every_later_boot_opens_it() {
     machine.power_off().unwrap();
     stage.site.close().unwrap();
 }
-
-const NEVER_AGAIN: &str = "mkdir -p /esp && mount /dev/disk/by-partlabel/ESP /esp && rm -f /esp/ignition.firstboot && umount /esp";

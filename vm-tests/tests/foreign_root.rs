@@ -7,7 +7,7 @@
 
 use std::fs;
 
-use sheepfold_vm_tests::chain::{Chain, Kind, command_line};
+use sheepfold_vm_tests::chain::{Chain, Kind, unencrypted_command_line};
 use sheepfold_vm_tests::disk;
 use sheepfold_vm_tests::image::Recipe;
 use sheepfold_vm_tests::machine::Machine;
@@ -25,13 +25,9 @@ fn a_root_of_the_hosts_own_is_not_booted() {
     let node = stage.encrypted_node("node", Binding::Direct).unwrap();
     let (own, aside) = (node.disk(), node.dir().join("own.raw"));
     fs::rename(&own, &aside).unwrap();
-    let line: Vec<String> = command_line()
-        .split_whitespace()
-        .filter(|word| !word.starts_with("rd.luks."))
-        .map(|word| word.replace("/dev/mapper/root", "LABEL=root"))
-        .collect();
+    let line = unencrypted_command_line();
     let dir = stage.site.dir().join("changed");
-    let changed = Chain::build(&dir, Kind::ShimGrub, &stage.image, &line.join(" ")).unwrap();
+    let changed = Chain::build(&dir, Kind::ShimGrub, &stage.image, &line).unwrap();
     disk::plain(node.dir(), &stage.image).unwrap();
     disk::assemble(node.dir(), &changed).unwrap();
 
