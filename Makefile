@@ -14,12 +14,13 @@ DIST    := $(TARGET)/dist/trustee-agent
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test vm-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files
+.PHONY: help setup build test vm-test operator-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
 	@echo 'make test     everything that needs neither a virtual machine nor a cluster'
 	@echo 'make vm-test  machines that really boot, as root; STORY=reboot runs one of vm-tests/tests (several: in quotes)'
+	@echo 'make operator-test   the operator on a real etcd and kube-apiserver: KUBECONFIG, or KUBEBUILDER_ASSETS'
 	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
 	@echo 'make fuzz     libFuzzer on every parser of foreign bytes, TIME=60 seconds each, TARGETS="..." for some'
 	@echo 'make lint     formatting, clippy, dependency policy'
@@ -43,6 +44,10 @@ vm-test: build dist
 	@scripts/setup vm
 	cargo test --locked -p sheepfold-vm-tests $(if $(STORY),$(addprefix --test ,$(STORY)),--lib --tests) -- \
 		--include-ignored --nocapture --test-threads=1
+
+# On a real API server; scripts/operator-test says where it looks for one.
+operator-test: build
+	@scripts/operator-test cargo test --locked -p sheepfold-operator --test kubernetes -- --test-threads 4
 
 demo: build
 	@$(TARGET)/debug/demo

@@ -5,6 +5,7 @@
 
 mod output;
 
+use crate::controllers::{self, Settings};
 use crate::provision::{self, Directory, Error, Options, Outcome, Run, Wishes, diff};
 use crate::register::{self, cli::Task};
 use clap::{Args, Parser, Subcommand};
@@ -15,6 +16,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Takes in nodes, and tells a Trustee KBS what it has to know so that each gets its own secret.
 ///
@@ -43,6 +45,23 @@ enum Duty {
         #[arg(long, value_name = "NODE")]
         approve: Option<NodeId>,
     },
+    /// Serve the objects of a Kubernetes namespace (docs/kubernetes.md).
+    Run {
+        /// The namespace; default: that of the service account, or of KUBECONFIG's context.
+        #[arg(long)]
+        namespace: Option<String>,
+        /// The name under which it holds the lease; default: the host's name and the process id.
+        #[arg(long)]
+        identity: Option<String>,
+        /// Ask the KBS so often whether it still has its storage.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=3600))]
+        probe: u64,
+        /// Write the policies again so often, and compare some of the reference values.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
+        refresh: u64,
+    },
+    /// Print the CustomResourceDefinitions.
+    Crds,
     #[command(flatten)]
     Cluster(Command),
 }
@@ -159,6 +178,30 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         } => {
             let listing = if list { Task::List } else { Task::Serve };
             return register::cli::run(&approve.map_or(listing, Task::Approve), &config);
+        }
+        Duty::Run {
+            namespace,
+            identity,
+            probe,
+            refresh,
+        } => {
+            let mut settings = Settings::new(&identity.unwrap_or_else(this_process));
+            settings.namespace = namespace;
+            settings.probe = Duration::from_secs(probe);
+            settings.refresh = Duration::from_secs(refresh);
+            return match controllers::run(&settings, None) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failure(&error, invocation.json),
+            };
+        }
+        Duty::Crds => {
+            return match controllers::api::crds_yaml() {
+                Ok(text) => {
+                    say(&text);
+                    ExitCode::SUCCESS
+                }
+                Err(error) => failure(&controllers::Error::Cluster(error.to_string()), false),
+            };
         }
     };
     match execute(command) {
@@ -339,6 +382,16 @@ impl Machine {
         };
         Ok((node, volumes))
     }
+}
+
+/// A name that no other process has at this time: a pod's name is its host's name.
+fn this_process() -> String {
+    let host = rustix::system::uname();
+    format!(
+        "{}-{}",
+        host.nodename().to_string_lossy(),
+        std::process::id()
+    )
 }
 
 const USAGE: u8 = 2;

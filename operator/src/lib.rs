@@ -10,13 +10,15 @@
 //! 4. [`kbs_admin`]: sends writes to the KBS, after it has made sure that the KBS is fit to be managed.
 //! 5. [`provision`]: applies a directory of files: record, new secrets, one durable step at a time.
 //! 6. [`register`]: takes in nodes that prove that their key lives in a known TPM.
-//! 7. [`cli`]: both, before a person.
-//! 8. [`ignition`]: pure; the config by which a node encrypts its volumes on first boot.
+//! 7. [`cli`]: these, before a person.
+//! 8. [`controllers`]: applies the objects of a Kubernetes namespace, for ever.
+//! 9. [`ignition`]: pure; the config by which a node encrypts its volumes on first boot.
 //!
 //! The first three know no clock, file or socket. Secrets never pass through them: a plan says *which*
 //! secret goes where, and [`provision`], which makes them, carries it out.
 
 pub mod cli;
+pub mod controllers;
 pub mod ignition;
 pub mod kbs_admin;
 pub mod model;

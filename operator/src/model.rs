@@ -14,6 +14,7 @@ pub use options::{Evidence, Identity, Options};
 
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::{Blame, Owner, Persistence};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -44,7 +45,7 @@ pub struct Machine {
 }
 
 /// What an administrator said about a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It gets its secrets when it attests.

@@ -47,10 +47,10 @@ pub use observed::{Difference, Note, Observed};
 pub use render::{Problem, reference_values};
 pub use write::Write;
 
-use crate::model::{Desired, State};
+use crate::model::{Desired, NodeName, State};
 use crate::policy;
 use kbs_protocol::resource::ResourcePath;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What to write, in this order, and what could not be granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +61,35 @@ pub struct Plan {
     pub problems: Vec<Problem>,
 }
 
+/// A part of a cluster: what one event can have changed. What concerns the cluster as a whole (policies,
+/// boots, options) belongs to every part.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Part {
+    /// Machines whose secrets are looked at.
+    pub nodes: BTreeSet<NodeName>,
+    /// Maps of machines that are looked at, by name.
+    pub values: BTreeSet<String>,
+}
+
 /// Compares and orders; see the module's text.
 pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
-    let (values, mut problems) = reference_values(desired);
-    let secrets = Secrets::of(desired, observed, &mut problems);
-    let (shrink, grow) = steps(&values, observed);
+    planned(desired, observed, None)
+}
+
+/// As [`plan`], for a part: its work does not grow with the number of other machines. `desired` must have all
+/// machines that any map of the part contains, and may lack the others.
+///
+/// Parts that are planned one after the other come to the same end as one whole plan, and no moment between
+/// is weaker than both ends: each plan goes from a state to one in which some machines are further.
+pub fn plan_part(desired: &Desired, observed: &Observed, part: &Part) -> Plan {
+    planned(desired, observed, Some(part))
+}
+
+fn planned(desired: &Desired, observed: &Observed, part: Option<&Part>) -> Plan {
+    let (mut values, mut problems) = reference_values(desired);
+    values.retain(|name, _| concerns(part, name));
+    let secrets = Secrets::of(desired, observed, part, &mut problems);
+    let (shrink, grow) = steps(&values, observed, part);
 
     let attestation = Write::AttestationPolicy {
         id: policy::ATTESTATION_ID,
@@ -103,11 +127,17 @@ struct Secrets {
 }
 
 impl Secrets {
-    fn of(desired: &Desired, observed: &Observed, problems: &mut Vec<Problem>) -> Self {
+    fn of(
+        desired: &Desired,
+        observed: &Observed,
+        part: Option<&Part>,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         let mut steps = Self::default();
         let mut wanted = BTreeMap::new();
         for (node, machine) in &desired.machines {
-            if machine.state != State::Approved {
+            let left_out = part.is_some_and(|part| !part.nodes.contains(node));
+            if left_out || machine.state != State::Approved {
                 continue;
             }
             for (tag, secret) in &machine.secrets {
@@ -133,8 +163,16 @@ impl Secrets {
                 Some(_) => steps.replaced.push(write),
             }
         }
-        for path in observed
-            .paths()
+        let known: Vec<ResourcePath> = match part {
+            None => observed.paths().collect(),
+            Some(part) => part
+                .nodes
+                .iter()
+                .flat_map(|node| observed.paths_of(node))
+                .collect(),
+        };
+        for path in known
+            .into_iter()
             .filter(|path| !wanted.contains_key(path.as_str()))
         {
             let delete = Write::DeleteResource { path: path.clone() };
@@ -155,14 +193,32 @@ fn state_of_owner(desired: &Desired, path: &ResourcePath) -> State {
     machine.map_or(State::Revoked, |machine| machine.state)
 }
 
+/// Whether a reference value belongs to a part.
+fn concerns(part: Option<&Part>, name: &str) -> bool {
+    part.is_none_or(|part| part.values.contains(name)) || render::shape_of(name) != Shape::Map
+}
+
 /// The shrinking and the growing writes that bring every reference value to what is wanted.
-fn steps(wanted: &BTreeMap<String, Entries>, observed: &Observed) -> (Vec<Write>, Vec<Write>) {
+fn steps(
+    wanted: &BTreeMap<String, Entries>,
+    observed: &Observed,
+    part: Option<&Part>,
+) -> (Vec<Write>, Vec<Write>) {
     let (mut shrink, mut grow) = (Vec::new(), Vec::new());
     let write = |name: &str, value| Write::ReferenceValue {
         name: name.to_owned(),
         value,
     };
-    for (name, known) in observed.values() {
+    let known: Vec<_> = match part {
+        None => observed.values().collect(),
+        Some(part) => part
+            .values
+            .iter()
+            .filter_map(|name| observed.value(name).map(|known| (name, known)))
+            .chain(observed.cluster_values())
+            .collect(),
+    };
+    for (name, known) in known {
         let goal = wanted
             .get(name)
             .cloned()
@@ -188,6 +244,8 @@ fn steps(wanted: &BTreeMap<String, Entries>, observed: &Observed) -> (Vec<Write>
     (shrink, grow)
 }
 
+#[cfg(test)]
+mod parts;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -14,13 +14,14 @@ pub mod apply;
 pub mod diff;
 mod error;
 pub mod ignition;
-mod load;
+pub(crate) mod load;
 pub mod objects;
 pub mod record;
 pub mod secrets;
 pub mod status;
 mod volume_keys;
 
+use apply::Owner;
 pub use apply::Target;
 pub use error::{Error, Place};
 pub use load::{Directory, Entry};
@@ -107,7 +108,7 @@ impl Run {
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Outcome, Error> {
         let url = url(&self.directory, &self.options);
-        apply::recognise(target, &mut self.record, &url, self.options.new_record)?;
+        self.recognise(target, url)?;
         let mut differed = Vec::new();
         if self.options.verify {
             let observed = &self.record.state().observed;
@@ -134,6 +135,20 @@ impl Run {
         )?;
         self.record.compact()?;
         Ok(Outcome { plan, differed })
+    }
+
+    /// Makes sure that the KBS is the one that the record is about, and marks it when the record is new.
+    fn recognise(&mut self, target: &dyn Target, url: String) -> Result<(), Error> {
+        let (state, path) = (self.record.state(), self.record.path());
+        match apply::owner(target, &state.id)? {
+            Owner::Us => {}
+            _ if state.stamped => return Err(Error::Stranger { url, record: path }),
+            Owner::Another if !self.options.new_record => {
+                return Err(Error::Managed { url, record: path });
+            }
+            Owner::Nobody | Owner::Another => apply::stamp(target, &state.id)?,
+        }
+        self.record.stamped()
     }
 
     fn plan(&self, wishes: &Wishes, source: &mut dyn Source) -> Result<(Desired, Plan), Error> {
@@ -246,4 +261,4 @@ fn url(directory: &Directory, options: &Options) -> String {
 }
 
 /// A file that was left out by mistake must not cost more disks than somebody notices.
-const MANY: usize = 10;
+pub(crate) const MANY: usize = 10;

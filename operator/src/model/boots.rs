@@ -97,6 +97,21 @@ impl Boots {
         })
     }
 
+    /// How many values are approved.
+    pub fn len(&self) -> usize {
+        [
+            self.tuples.len(),
+            self.snp_measurements.len(),
+            self.snp_tcb_floors.len(),
+            self.tdx_launches.len(),
+            self.tdx_tcb_status.len(),
+            self.az_snp_measurements.len(),
+            self.az_tdx_mr_tds.len(),
+        ]
+        .iter()
+        .sum()
+    }
+
     /// Whether nothing is approved.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -4,6 +4,7 @@
 //! reference value `sheepfold_options`.
 
 use super::Pcr;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -24,7 +25,9 @@ pub struct Options {
 ///
 /// A processor's report and a TPM's quote that come together are bound to one handshake; nothing proves
 /// that they come from one machine, so a software TPM on the host is worth nothing beside a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Evidence {
     /// A TPM, or a virtual one.
     #[serde(rename = "tpm")]
@@ -56,7 +59,7 @@ pub enum Evidence {
 }
 
 /// Where a machine's name comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Identity {
     /// From the attestation key of its TPM.
     #[serde(rename = "ak")]

@@ -3,7 +3,7 @@
 //! Our record of what a KBS holds, in digests. It outlives the process; the planner compares with it.
 
 use super::{Entries, Shape, Write, entries::EntryId};
-use crate::model::{NodeName, SecretId};
+use crate::model::{AK_SHARD, NodeName, REPOSITORY, SecretId};
 use kbs_protocol::resource::ResourcePath;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -167,6 +167,34 @@ impl Observed {
         }
     }
 
+    /// The KBS has lost its storage: it holds no policy and no reference value of ours. Its secrets are gone
+    /// too. With `replaceable` they are to be written again; without, nobody can, and the record goes on
+    /// naming them, because another one in their place would open no disk.
+    pub fn lose(&mut self, replaceable: bool) {
+        self.resource_policy = None;
+        self.attestation_policies.clear();
+        self.values.clear();
+        if replaceable {
+            self.resources.values_mut().for_each(|known| *known = None);
+        }
+    }
+
+    /// Takes in what another record says about other things: records that were kept in pieces.
+    pub fn merge(&mut self, other: Self) {
+        self.resource_policy = self.resource_policy.take().or(other.resource_policy);
+        self.attestation_policies.extend(other.attestation_policies);
+        self.values.extend(other.values);
+        self.resources.extend(other.resources);
+    }
+
+    /// The nodes that something may be stored for.
+    pub fn nodes(&self) -> BTreeSet<NodeName> {
+        let owners = self.resources.keys();
+        owners
+            .filter_map(|path| path.split('/').nth(1)?.parse().ok())
+            .collect()
+    }
+
     /// The KBS was found to hold something else under this name: nothing is certain about it any more.
     pub fn doubt(&mut self, name: &str) {
         if let Some(known) = self.values.get_mut(name) {
@@ -240,6 +268,21 @@ impl Observed {
         self.resources.keys().filter_map(|path| path.parse().ok())
     }
 
+    /// The paths of one node.
+    pub(super) fn paths_of(&self, node: &NodeName) -> Vec<ResourcePath> {
+        let prefix = format!("{REPOSITORY}/{node}/");
+        let paths = self.under(&prefix).map(|(path, _)| path.parse());
+        paths.filter_map(Result::ok).collect()
+    }
+
+    /// The reference values that are no maps of machines: few, however many machines there are.
+    pub(super) fn cluster_values(&self) -> impl Iterator<Item = (&String, &KnownValue)> {
+        // Those maps are two neighbours in the order of names; nothing else is between their first and last.
+        let before = self.values.range(..AK_SHARD.to_owned());
+        let after = self.values.range(AFTER_SHARDS.to_owned()..);
+        before.chain(after)
+    }
+
     pub(super) fn values(&self) -> impl Iterator<Item = (&String, &KnownValue)> {
         self.values.iter()
     }
@@ -248,6 +291,9 @@ impl Observed {
         self.values.get(name)
     }
 }
+
+/// `node_ak_*` and `node_init_*` come before this, and nothing else that begins with `node_`.
+const AFTER_SHARDS: &str = "node_j";
 
 fn digest(text: &str) -> String {
     crate::model::hex(&Sha256::digest(text))

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A KBS as far as writes reach it. A fresh one gives everything to everybody, as Trustee does.
 #[derive(Clone, PartialEq, Debug)]
-struct Kbs {
+pub(super) struct Kbs {
     attestation: String,
     resource: String,
     values: BTreeMap<String, Value>,
@@ -24,7 +24,7 @@ struct Kbs {
 }
 
 impl Kbs {
-    fn fresh() -> Self {
+    pub(super) fn fresh() -> Self {
         Self {
             attestation: "package policy\ntrust_claims := {\"hardware\": 2}".to_owned(),
             resource: "package policy\nallow := true".to_owned(),
@@ -33,7 +33,7 @@ impl Kbs {
         }
     }
 
-    fn receive(&mut self, write: &Write) {
+    pub(super) fn receive(&mut self, write: &Write) {
         match write {
             Write::Resource { path, secret } => {
                 self.secrets.insert(path.to_string(), secret.clone());
@@ -56,7 +56,7 @@ impl Kbs {
 }
 
 /// Who can ask: keys 0 to 2 after boots 0 to 2, with or without a report beside the quote.
-struct Askers {
+pub(super) struct Askers {
     evidence: Vec<Vec<Value>>,
     compiled: RefCell<BTreeMap<String, ResourcePolicy>>,
     answers: RefCell<BTreeMap<String, bool>>,
@@ -64,7 +64,7 @@ struct Askers {
 }
 
 impl Askers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let report = json!({"snp": {
             "measurement": "ab".repeat(48), "policy_debug_allowed": false, "policy_migrate_ma": false,
             "reported_tcb_bootloader": 1, "reported_tcb_microcode": 1, "reported_tcb_snp": 1,
@@ -169,7 +169,7 @@ fn machines() -> impl Strategy<Value = Machine> {
     })
 }
 
-fn clusters() -> impl Strategy<Value = Desired> {
+pub(super) fn clusters() -> impl Strategy<Value = Desired> {
     let evidence = prop_oneof![4 => Just(Evidence::Tpm), 1 => Just(Evidence::SnpTpm)];
     let identity = prop_oneof![6 => Just(Identity::Ak), 1 => Just(Identity::InitData)];
     let pcrs = prop_oneof![4 => Just(vec![4, 7, 14]), 1 => Just(vec![4, 7])];
@@ -263,7 +263,7 @@ fn live(events: &[Event]) -> (Kbs, Observed) {
     (kbs, observed)
 }
 
-fn finish(desired: &Desired, kbs: &mut Kbs, observed: &mut Observed) {
+pub(super) fn finish(desired: &Desired, kbs: &mut Kbs, observed: &mut Observed) {
     for write in plan(desired, observed).writes {
         observed.begin(&write);
         kbs.receive(&write);
@@ -271,7 +271,7 @@ fn finish(desired: &Desired, kbs: &mut Kbs, observed: &mut Observed) {
     }
 }
 
-fn cases(cases: u32) -> TestRunner {
+pub(super) fn cases(cases: u32) -> TestRunner {
     TestRunner::new(Config {
         cases,
         failure_persistence: None,
@@ -335,7 +335,7 @@ fn a_machine_that_goes_is_out_after_the_first_pass_and_its_secrets_first() {
 }
 
 /// The first moment at which a secret is readable that is not readable at either end.
-fn leak(askers: &Askers, mut kbs: Kbs, writes: &[Write]) -> Result<usize, String> {
+pub(super) fn leak(askers: &Askers, mut kbs: Kbs, writes: &[Write]) -> Result<usize, String> {
     let mut end = kbs.clone();
     writes.iter().for_each(|write| end.receive(write));
     let mut allowed = askers.readable(&kbs);

@@ -59,6 +59,17 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// The machines that get nothing because of it; none when it concerns the cluster.
+    pub fn nodes(&self) -> &[NodeName] {
+        match self {
+            Self::Nameless { node, .. } | Self::Path { node, .. } => std::slice::from_ref(node),
+            Self::Shared { nodes, .. } => nodes,
+            Self::Anonymous { .. } | Self::NoEvidence | Self::TupleTooShort { .. } => &[],
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

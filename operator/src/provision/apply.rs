@@ -3,8 +3,8 @@
 //! Carries a plan out: announces each write to the record, sends it, records its success. The first failure
 //! ends it; what was announced and not confirmed is written again by the next run.
 
+use super::Error;
 use super::secrets::Fresh;
-use super::{Error, Record};
 use crate::kbs_admin::{self, AdminClient};
 use crate::plan::{Observed, Write};
 use kbs_protocol::Secret;
@@ -72,30 +72,52 @@ impl Target for AdminClient {
     }
 }
 
-/// Makes sure that the KBS is the one that the record is about, and marks it when the record is new.
+/// The record of what a KBS holds, as a run needs it: durable before a write is sent.
+pub trait Memory {
+    /// What the KBS holds.
+    fn observed(&self) -> &Observed;
+    /// The first `count` of these writes are about to be sent, the others come next. When this returns, the
+    /// first ones are on record as begun.
+    ///
+    /// # Errors
+    /// When the record cannot be kept; then do not send them.
+    fn begin(&mut self, writes: &[Write], count: usize) -> Result<(), Error>;
+    /// These writes succeeded. Should this be lost, they will be made again.
+    ///
+    /// # Errors
+    /// When the record cannot be kept.
+    fn finish(&mut self, writes: &[Write]) -> Result<(), Error>;
+}
+
+/// Whose KBS this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// It carries the number of our record.
+    Us,
+    /// It carries no number: it is new, or it has lost its storage.
+    Nobody,
+    /// It carries the number of another record.
+    Another,
+}
+
+/// Asks a KBS for the number of the record that is about it.
 ///
 /// # Errors
-/// [`Error::Stranger`] or [`Error::Managed`], and whatever a request can meet.
-pub(super) fn recognise(
-    target: &dyn Target,
-    record: &mut Record,
-    url: &str,
-    take_over: bool,
-) -> Result<(), Error> {
-    let ours = Value::from(vec![record.state().id.clone()]);
-    let found = target.reference_value(STAMP)?;
-    if found.as_ref() == Some(&ours) {
-        return record.stamped();
-    }
-    let (url, path) = (url.to_owned(), record.path());
-    if record.state().stamped {
-        return Err(Error::Stranger { url, record: path });
-    }
-    if found.is_some() && !take_over {
-        return Err(Error::Managed { url, record: path });
-    }
-    target.set_reference_values(&[(STAMP, ours)])?;
-    record.stamped()
+/// Whatever a request can meet.
+pub fn owner(target: &dyn Target, id: &str) -> Result<Owner, kbs_admin::Error> {
+    Ok(match target.reference_value(STAMP)? {
+        None => Owner::Nobody,
+        Some(found) if found == Value::from(vec![id]) => Owner::Us,
+        Some(_) => Owner::Another,
+    })
+}
+
+/// Marks a KBS as ours.
+///
+/// # Errors
+/// Whatever a request can meet.
+pub fn stamp(target: &dyn Target, id: &str) -> Result<(), kbs_admin::Error> {
+    target.set_reference_values(&[(STAMP, Value::from(vec![id]))])
 }
 
 /// Sends the writes in their order; `progress` learns how many are done.
@@ -104,15 +126,15 @@ pub(super) fn recognise(
 /// [`Error::Write`] at the first that fails, [`Error::Io`] when the record cannot be written.
 pub fn apply(
     writes: &[Write],
-    record: &mut Record,
+    record: &mut dyn Memory,
     target: &dyn Target,
     secrets: &Fresh,
     progress: &mut dyn FnMut(usize),
 ) -> Result<(), Error> {
     let mut done = 0usize;
     let mut rest = writes;
-    while let Some((batch, others)) = next_batch(rest, &record.state().observed) {
-        record.begin(batch)?;
+    while let Some((batch, others)) = next_batch(rest, record.observed()) {
+        record.begin(rest, batch.len())?;
         if let (Err(error), Some(first)) = (send(batch, target, secrets), batch.first()) {
             let number = done.saturating_add(1);
             return Err(Error::write(number, writes.len(), first, error));

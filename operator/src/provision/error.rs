@@ -152,6 +152,22 @@ pub enum Error {
         /// Why.
         error: kbs_admin::Error,
     },
+    /// A request to the API server of Kubernetes failed.
+    #[error("cannot {action}: {why}")]
+    ApiServer {
+        /// What was being done.
+        action: &'static str,
+        /// What it said.
+        why: String,
+    },
+    /// A piece of the record in the API server is not in a form that we know.
+    #[error("{name} is damaged: {why}")]
+    Piece {
+        /// The ConfigMap.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The KBS.
     #[error(transparent)]
     Kbs(#[from] kbs_admin::Error),
@@ -174,6 +190,14 @@ impl Error {
             path,
             error,
         }
+    }
+
+    pub(crate) fn api(action: &'static str, error: &kube::Error) -> Self {
+        let why = match error {
+            kube::Error::Api(status) => status.message.clone(),
+            other => other.to_string(),
+        };
+        Self::ApiServer { action, why }
     }
 
     pub(super) fn write(number: usize, all: usize, write: &plan::Write, error: Self) -> Self {
@@ -202,7 +226,8 @@ impl Blame for Error {
     fn owner(&self) -> Owner {
         match self {
             Self::Io { .. } | Self::Locked { .. } => Owner::Machine,
-            Self::Record { .. } => Owner::Data,
+            Self::Record { .. } | Self::Piece { .. } => Owner::Data,
+            Self::ApiServer { .. } => Owner::Network,
             Self::Stranger { .. } | Self::NoSecret { .. } => Owner::Server,
             other => other.inner().map_or(Owner::Configuration, Blame::owner),
         }
@@ -210,7 +235,7 @@ impl Blame for Error {
 
     fn persistence(&self) -> Persistence {
         match self {
-            Self::Locked { .. } => Persistence::Temporary,
+            Self::Locked { .. } | Self::ApiServer { .. } => Persistence::Temporary,
             other => other
                 .inner()
                 .map_or(Persistence::Permanent, Blame::persistence),
@@ -234,6 +259,12 @@ impl Blame for Error {
             Self::Record { .. } => {
                 "restore the state directory from a backup: without it nobody knows what the KBS holds"
                     .to_owned()
+            }
+            Self::ApiServer { .. } => {
+                "look at the API server and at the rights of the operator's service account".to_owned()
+            }
+            Self::Piece { .. } => {
+                "restore the ConfigMap from a backup: without it nobody knows what the KBS holds".to_owned()
             }
             Self::Stranger { .. } => {
                 "look at the storage of the KBS and restore it from its backup; only if its secrets are \

@@ -9,13 +9,14 @@ mod yaml;
 
 use super::ignition::Config;
 use super::objects::{
-    API_VERSION, ApprovedImage, Cluster, Head, Kbs, Machine, Object, Passphrase, Release,
+    API_VERSION, ApprovedImage, Cluster, Head, Kbs, Machine, Object, Passphrase, Recovery, Release,
 };
 use super::{Error, Place};
 use crate::kbs_admin::Access;
 use crate::model::{Desired, NodeName, Options, Pcr, State, Tag};
 use kbs_protocol::Secret;
 use kbs_protocol::volume_record::SignedRecord;
+pub(crate) use machine::node;
 use machine::{ignition, machine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt as _;
@@ -217,14 +218,7 @@ impl Found {
             identity: spec.identity.unwrap_or(usual.identity),
             pcrs: spec.pcrs.unwrap_or_else(Pcr::usual),
         };
-        let confidential = options.evidence.iter().any(|kind| kind.is_confidential());
-        let escrowed = spec.recovery.passphrase == Passphrase::Escrowed;
-        if escrowed && confidential && !spec.recovery.even_when_confidential {
-            let why = "recovery.passphrase: escrowed lets whoever runs the KBS open disks that this \
-                 cluster's evidence promises to keep from them; say evenWhenConfidential: true if that is \
-                 wanted";
-            return Err(wrong(&place, why));
-        }
+        let escrowed = escrowed(&options, spec.recovery).map_err(|why| wrong(&place, why))?;
         let mut desired = Desired {
             options,
             ..Desired::default()
@@ -277,6 +271,22 @@ impl Found {
     }
 }
 
+/// Whether machines have a recovery passphrase in the KBS.
+///
+/// # Errors
+/// A sentence, when that contradicts what the cluster promises.
+pub(crate) fn escrowed(options: &Options, recovery: Recovery) -> Result<bool, &'static str> {
+    let confidential = options.evidence.iter().any(|kind| kind.is_confidential());
+    match recovery.passphrase {
+        Passphrase::None => Ok(false),
+        Passphrase::Escrowed if confidential && !recovery.even_when_confidential => Err(
+            "recovery.passphrase: escrowed lets whoever runs the KBS open disks that this cluster's evidence \
+             promises to keep from them; say evenWhenConfidential: true if that is wanted",
+        ),
+        Passphrase::Escrowed => Ok(true),
+    }
+}
+
 fn approve(
     desired: &mut Desired,
     name: &str,
@@ -303,7 +313,7 @@ pub(super) fn word(state: State) -> &'static str {
 }
 
 /// The volume name of an escrowed recovery passphrase.
-const RECOVERY: &str = "recovery";
+pub(crate) const RECOVERY: &str = "recovery";
 /// The role that a laboratory's access list lets in.
 const LABORATORY_ROLE: &str = "admin";
 const READABLE_BY_OTHERS: u32 = 0o007;

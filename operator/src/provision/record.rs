@@ -10,6 +10,7 @@
 mod files;
 
 use super::Error;
+use super::apply::Memory;
 use crate::model::NodeName;
 use crate::plan::{Note, Observed, Write};
 use files::{RECORD, journal_name};
@@ -119,25 +120,6 @@ impl Record {
         self.compact()
     }
 
-    /// These writes are about to be sent. When this returns, that is on the disk.
-    ///
-    /// # Errors
-    /// [`Error::Io`]; then do not send them.
-    pub fn begin(&mut self, writes: &[Write]) -> Result<(), Error> {
-        let notes = writes.iter().map(Note::from).collect();
-        self.note(Line::Begin(notes, now()))?;
-        // This also brings every earlier line to the disk.
-        self.sync()
-    }
-
-    /// These writes succeeded. Should this line be lost in a power cut, they will be made again.
-    ///
-    /// # Errors
-    /// [`Error::Io`].
-    pub fn finish(&mut self, writes: &[Write]) -> Result<(), Error> {
-        self.note(Line::Finish(writes.iter().map(Note::from).collect()))
-    }
-
     /// The KBS has our id.
     ///
     /// # Errors
@@ -192,6 +174,23 @@ impl Record {
     fn sync(&mut self) -> Result<(), Error> {
         let failed = Error::io("write", self.dir.join(journal_name(self.state.journal)));
         self.journal.sync_data().map_err(failed)
+    }
+}
+
+impl Memory for Record {
+    fn observed(&self) -> &Observed {
+        &self.state.observed
+    }
+
+    fn begin(&mut self, writes: &[Write], count: usize) -> Result<(), Error> {
+        let notes = writes.iter().take(count).map(Note::from).collect();
+        self.note(Line::Begin(notes, now()))?;
+        // This also brings every earlier line to the disk.
+        self.sync()
+    }
+
+    fn finish(&mut self, writes: &[Write]) -> Result<(), Error> {
+        self.note(Line::Finish(writes.iter().map(Note::from).collect()))
     }
 }
 
@@ -301,6 +300,7 @@ mod tests {
     use super::Record;
     use crate::plan::{Observed, Write, plan};
     use crate::provision::Error;
+    use crate::provision::apply::Memory as _;
     use crate::testing::cluster;
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
@@ -340,7 +340,7 @@ mod tests {
             let mut record = Record::open(&path).unwrap();
             let mut expected = Observed::default();
             for (index, write) in writes.iter().take(done).enumerate() {
-                record.begin(std::slice::from_ref(write)).unwrap();
+                record.begin(std::slice::from_ref(write), 1).unwrap();
                 expected.begin(write);
                 if index + 1 < done {
                     record.finish(std::slice::from_ref(write)).unwrap();
@@ -383,7 +383,7 @@ mod tests {
         let mut record = Record::open(&path).unwrap();
         let node = crate::testing::node(1);
         record.revoke(&node, true).unwrap();
-        record.begin(&writes()).unwrap();
+        record.begin(&writes(), writes().len()).unwrap();
         record.finish(&writes()).unwrap();
         let id = record.state().id.clone();
         record.begin_anew().unwrap();

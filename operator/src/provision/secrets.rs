@@ -50,6 +50,11 @@ pub trait Source {
     fn state(&mut self, id: SecretId, _content: Secret) -> SecretId {
         id
     }
+
+    /// The secret that belongs at this path, where a copy of it is kept: it can be stored again.
+    fn recall(&self, _path: &str) -> Option<SecretId> {
+        None
+    }
 }
 
 /// Secrets made in this run, by id; wiped when it ends.
@@ -57,6 +62,13 @@ pub trait Source {
 pub struct Fresh(BTreeMap<SecretId, Secret>);
 
 impl Fresh {
+    /// Takes in a secret that was made earlier; its id, or none if it is no secret of ours.
+    pub fn add(&mut self, secret: Secret) -> Option<SecretId> {
+        let id = id(ResourceSecret::parse(&secret).ok()?.key());
+        self.0.insert(id.clone(), secret);
+        Some(id)
+    }
+
     /// The bytes to store.
     pub fn get(&self, id: &SecretId) -> Option<&Secret> {
         self.0.get(id)
@@ -147,16 +159,9 @@ pub fn desired(
             });
         }
         for tag in &entry.volumes {
-            let mut make = |machine: &Machine| {
-                let id = machine.ak.as_ref().map(crate::model::AkPublic::node_id);
-                source.make(id.as_ref(), &tag.path(node)?)
-            };
-            let made = present(machine, node, tag, observed, &mut make)?;
-            if rotate.is_some_and(|tags| tags.contains(tag)) && !made {
-                let fresh = make(machine)?;
-                machine.rotate(tag, fresh)?;
-            }
-            if rebound.is_some_and(|tags| tags.contains(tag)) {
+            let wished = |wish: Option<&BTreeSet<Tag>>| wish.is_some_and(|tags| tags.contains(tag));
+            fill(machine, node, tag, observed, wished(rotate), source)?;
+            if wished(rebound) {
                 machine.rebound(tag);
             }
         }
@@ -167,6 +172,29 @@ pub fn desired(
     Ok(desired)
 }
 
+/// Puts the secrets of one volume into the machine: what the record says is there, else a new one; with
+/// `rotate` a new one in any case.
+///
+/// # Errors
+/// [`Error::Model`] for a rotation on top of another, and when there are no random numbers.
+pub fn fill(
+    machine: &mut Machine,
+    node: &NodeName,
+    tag: &Tag,
+    observed: &Observed,
+    rotate: bool,
+    source: &mut dyn Source,
+) -> Result<(), Error> {
+    let path = tag.path(node)?;
+    let ak = machine.ak.as_ref().map(crate::model::AkPublic::node_id);
+    let made = present(machine, node, tag, observed, &mut *source, ak.as_ref())?;
+    if rotate && !made {
+        let fresh = source.make(ak.as_ref(), &path)?;
+        machine.rotate(tag, fresh)?;
+    }
+    Ok(())
+}
+
 /// Puts into the machine what the record says about a volume; a new secret if that is nothing certain.
 /// Returns whether it is new.
 fn present(
@@ -174,37 +202,43 @@ fn present(
     node: &NodeName,
     tag: &Tag,
     observed: &Observed,
-    make: &mut dyn FnMut(&Machine) -> Result<SecretId, Error>,
+    source: &mut dyn Source,
+    ak: Option<&NodeId>,
 ) -> Result<bool, Error> {
     let path = tag.path(node)?;
     let prefix = format!("{path}.");
-    let certain = observed.under(&prefix).filter_map(|(at, secret)| {
-        let id = secret?;
-        (at.strip_prefix(&prefix) == Some(&id.0)).then_some(id)
-    });
-    let kept: Vec<&SecretId> = certain.collect();
+    // What lies in a second place: according to the record, else according to a copy.
+    let kept: Vec<SecretId> = observed
+        .under(&prefix)
+        .filter_map(|(at, secret)| {
+            let id = secret.cloned().or_else(|| source.recall(at))?;
+            (at.strip_prefix(&prefix) == Some(&id.0)).then_some(id)
+        })
+        .collect();
     let keep = |machine: &mut Machine| -> Result<(), Error> {
         for id in &kept {
-            machine.secrets.insert(tag.second(id)?, (*id).clone());
+            machine.secrets.insert(tag.second(id)?, id.clone());
         }
         Ok(())
     };
-    match observed.secret(path.as_str()) {
-        Some(Some(id)) => {
-            machine.secrets.insert(tag.clone(), id.clone());
-            keep(machine)?;
-            Ok(false)
-        }
-        unknown => {
-            // Somebody may have bound a volume to whatever lay here while the node was let in.
-            if unknown.is_some() && may_have_been_served(machine, node, observed) {
-                keep(machine)?;
-            }
-            let fresh = make(machine)?;
-            machine.put(tag, fresh)?;
-            Ok(true)
-        }
+    let known = observed.secret(path.as_str());
+    if let Some(Some(id)) = known {
+        machine.secrets.insert(tag.clone(), id.clone());
+        keep(machine)?;
+        return Ok(false);
     }
+    if let Some(id) = source.recall(path.as_str()) {
+        keep(machine)?;
+        machine.put(tag, id)?;
+        return Ok(false);
+    }
+    // Somebody may have bound a volume to whatever lay here while the node was let in.
+    if known.is_some() && may_have_been_served(machine, node, observed) {
+        keep(machine)?;
+    }
+    let fresh = source.make(ak, &path)?;
+    machine.put(tag, fresh)?;
+    Ok(true)
 }
 
 fn may_have_been_served(machine: &Machine, node: &NodeName, observed: &Observed) -> bool {

@@ -61,6 +61,30 @@ impl Lab {
         lab
     }
 
+    /// Somebody else with the administrator's key.
+    pub fn administrator(&self) -> sheepfold_operator::kbs_admin::AdminClient {
+        self.open().connect().unwrap()
+    }
+
+    /// The server ends, its state is deleted, and another one begins at the same address.
+    pub fn lose_storage(&mut self) {
+        let lab = self.dir.path().join("lab");
+        let address = self
+            .server
+            .url()
+            .strip_prefix("https://")
+            .unwrap()
+            .to_owned();
+        let mut options = Options::new(&lab);
+        options.in_memory = true;
+        self.server = Server::start(options.clone()).unwrap();
+        std::fs::remove_file(lab.join("state.json")).unwrap();
+        options.in_memory = false;
+        options.listen = address.parse().unwrap();
+        options.policies = lab_kbs::PolicySet::Stock;
+        self.server = Server::start(options).unwrap();
+    }
+
     /// The cluster's file, with further lines of its spec.
     pub fn cluster(&self, more: &str) -> String {
         object(
@@ -120,7 +144,8 @@ impl Lab {
     /// What the server has stored.
     pub fn state(&self) -> Value {
         let bytes = std::fs::read(self.dir.path().join("lab/state.json")).unwrap_or_default();
-        serde_json::from_slice(&bytes).unwrap_or_else(|_| json!({"resources": {}}))
+        serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| json!({"resources": {}, "reference_values": {}}))
     }
 
     /// The same without what differs from run to run: handshakes, the probe, the contents of secrets.

@@ -27,22 +27,7 @@ pub(super) fn machine(
         (None, Some(file)) => Some(enrolled(&beside(place, &file), place)?),
         (ak, None) => ak,
     };
-    let derived = ak.as_ref().map(|ak| ak.node_id().into());
-    let node: NodeName = match (identity, derived, spec.id) {
-        (Identity::Ak, Some(derived), Some(id)) if id != derived => {
-            let why = format!("the attestation key of {name} makes it {derived}, id says {id}");
-            return Err(wrong(place, why));
-        }
-        (Identity::Ak, Some(derived), _) => derived,
-        (_, _, Some(id)) => id,
-        (Identity::Ak, None, None) => {
-            return Err(wrong(place, format!("{name} needs an attestationKey")));
-        }
-        (Identity::InitData, _, None) => {
-            let why = format!("{name} needs an id: the uuid of its init-data names it here");
-            return Err(wrong(place, why));
-        }
-    };
+    let node = node(name, identity, ak.as_ref(), spec.id).map_err(|why| wrong(place, why))?;
     let init_data = match (spec.init_data, spec.init_data_file) {
         (Some(_), Some(_)) => {
             let why = format!("{name} has both initData and initDataFile");
@@ -61,6 +46,29 @@ pub(super) fn machine(
         secrets: BTreeMap::new(),
     };
     Ok((node, machine, spec.volumes))
+}
+
+/// The name of a machine's node: derived from its key or assigned, as the cluster wants it.
+///
+/// # Errors
+/// A sentence: what it lacks, or how it contradicts itself.
+pub(crate) fn node(
+    name: &str,
+    identity: Identity,
+    ak: Option<&AkPublic>,
+    id: Option<NodeName>,
+) -> Result<NodeName, String> {
+    match (identity, ak.map(|ak| ak.node_id().into()), id) {
+        (Identity::Ak, Some(derived), Some(id)) if id != derived => Err(format!(
+            "the attestation key of {name} makes it {derived}, id says {id}"
+        )),
+        (Identity::Ak, Some(derived), _) => Ok(derived),
+        (_, _, Some(id)) => Ok(id),
+        (Identity::Ak, None, None) => Err(format!("{name} needs an attestationKey")),
+        (Identity::InitData, _, None) => Err(format!(
+            "{name} needs an id: the uuid of its init-data names it here"
+        )),
+    }
 }
 
 /// The key that a registrar has approved.

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The plan applied from Kubernetes objects: `sheepfold-operator run`. What [`provision`](crate::provision)
+//! does once from files, this does for ever from a namespace.
+//!
+//! 1. [`lease`] lets one operator of several work.
+//! 2. [`watch`] tells what the API server says about our objects ([`api`]).
+//! 3. [`inventory`] parses and indexes them; one event costs what it touches.
+//! 4. [`worker`] plans that part, carries it out against the KBS and keeps the [`record`]; [`secrets`] makes
+//!    secrets, and keeps [`copies`] of them where that is wanted.
+//! 5. [`keeper`] looks after the KBS when nobody changes anything: storage that was lost, values that somebody
+//!    else changed.
+//! 6. [`status`] says how each object stands.
+//!
+//! Watches and the lease are asynchronous; the worker is one thread, because a KBS has one writer.
+
+pub mod api;
+pub mod copies;
+mod error;
+pub mod inventory;
+pub mod keeper;
+pub mod lease;
+mod parse;
+pub mod record;
+pub mod secrets;
+pub mod status;
+pub mod watch;
+pub mod worker;
+
+pub use error::Error;
+
+use kube::{Client, Config};
+use std::sync::mpsc;
+use std::time::Duration;
+use tokio::runtime::{Builder, Handle};
+
+/// How an operator runs.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The namespace whose objects it serves; default: that of its service account or kubeconfig.
+    pub namespace: Option<String>,
+    /// Its name in the lease; other operators need other names.
+    pub identity: String,
+    /// How often the KBS is asked whether it still has its storage.
+    pub probe: Duration,
+    /// How often policies are written again, and a share of the reference values is compared: nobody can read a
+    /// policy, and somebody else may have replaced it.
+    pub refresh: Duration,
+    /// How long a lease holds without being renewed.
+    pub lease: Duration,
+}
+
+impl Settings {
+    /// The usual times.
+    pub fn new(identity: &str) -> Self {
+        Self {
+            namespace: None,
+            identity: identity.to_owned(),
+            probe: Duration::from_secs(3),
+            refresh: Duration::from_secs(60),
+            lease: Duration::from_secs(15),
+        }
+    }
+}
+
+/// Works until the lease is lost or somebody asks it to end: by SIGTERM or SIGINT, or with `stop`, by sending
+/// something there or dropping the sender. The lease is then given back.
+///
+/// # Errors
+/// When there is no API server, and [`Error::LeaseLost`].
+pub fn run(settings: &Settings, stop: Option<mpsc::Receiver<()>>) -> Result<(), Error> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let (client, namespace) = runtime.block_on(connect(settings))?;
+    let ended = work(settings, &client, &namespace, runtime.handle(), stop);
+    // Watches wait for the API server: nobody waits for them.
+    runtime.shutdown_background();
+    ended
+}
+
+fn work(
+    settings: &Settings,
+    client: &Client,
+    namespace: &str,
+    runtime: &Handle,
+    stop: Option<mpsc::Receiver<()>>,
+) -> Result<(), Error> {
+    let (sender, seen) = mpsc::channel();
+    let lease = lease::Lease::new(client.clone(), namespace, settings);
+    let term = runtime.spawn(lease.clone().hold(sender.clone()));
+    watch::start(client, namespace, runtime, &sender);
+    match stop {
+        Some(stop) => drop(std::thread::spawn(move || {
+            let _ = stop.recv();
+            let _ = sender.send(watch::Seen::Stop);
+        })),
+        None => drop(runtime.spawn(async move {
+            signalled().await;
+            let _ = sender.send(watch::Seen::Stop);
+        })),
+    }
+    let ended = worker::Worker::new(settings, client, namespace, runtime, lease.held()).run(&seen);
+    term.abort();
+    if ended.is_ok() {
+        runtime.block_on(lease.release());
+    }
+    ended
+}
+
+/// Until the kubelet, or a person at a terminal, asks us to end.
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminated => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+async fn connect(settings: &Settings) -> Result<(Client, String), Error> {
+    let config = Config::infer()
+        .await
+        .map_err(|error| Error::NoApiServer(error.to_string()))?;
+    let client = Client::try_from(config).map_err(|error| Error::NoApiServer(error.to_string()))?;
+    let namespace = settings.namespace.clone();
+    let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
+    Ok((client, namespace))
+}
+
+/// One line for whoever reads the log of a container. Nothing secret has a way to get here.
+#[expect(
+    clippy::print_stderr,
+    reason = "a container's log is its standard error"
+)]
+fn log(line: std::fmt::Arguments<'_>) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! From one object to what it means, or to a sentence about what is wrong with it. The same parsers as for
+//! files (`provision::load`), and the rules that the definitions state in CEL: an API server before 1.25 does
+//! not enforce those.
+
+use super::api::{self, ApprovedImageSpec, KeyReference, MachineSpec};
+use super::inventory::{Cluster, Parsed};
+use crate::kbs_admin::Access;
+use crate::model::{AkPublic, Boots, InitDataDigest, Machine, Options, Pcr, State};
+use crate::provision::load;
+use crate::provision::objects;
+use kbs_protocol::Secret;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a cluster asks of its machines.
+pub(super) fn cluster(object: &api::TrustedExecutionCluster) -> Result<Cluster<'_>, String> {
+    let spec = &object.spec;
+    let usual = Options::default();
+    let pcrs = match &spec.pcrs {
+        None => usual.pcrs,
+        Some(names) => names
+            .iter()
+            .map(|name| Pcr::try_from(name.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?,
+    };
+    let options = Options {
+        evidence: spec
+            .evidence
+            .clone()
+            .map_or(usual.evidence, BTreeSet::from_iter),
+        identity: spec.identity.unwrap_or(usual.identity),
+        pcrs,
+    };
+    let recovery = spec.recovery.unwrap_or_default();
+    let recovery = objects::Recovery {
+        passphrase: match recovery.passphrase.unwrap_or_default() {
+            api::Passphrase::None => objects::Passphrase::None,
+            api::Passphrase::Escrowed => objects::Passphrase::Escrowed,
+        },
+        even_when_confidential: recovery.even_when_confidential.unwrap_or_default(),
+    };
+    Ok(Cluster {
+        object,
+        escrowed: load::escrowed(&options, recovery)?,
+        options,
+        copies: spec.copies.unwrap_or_default(),
+    })
+}
+
+/// What an image approves.
+pub(super) fn image(name: &str, object: &api::ApprovedImage) -> Result<Boots, String> {
+    let spec = &object.spec;
+    reference(spec)?;
+    let Some(values) = &spec.reference_values else {
+        return Err(
+            "it has no referenceValues, so it approves nothing: predict them from the image and add them"
+                .to_owned(),
+        );
+    };
+    let values = serde_json::to_value(values).map_err(|error| error.to_string())?;
+    let boots: Boots = serde_json::from_value(values).map_err(|error| error.to_string())?;
+    match boots.is_empty() {
+        true => Err(format!(
+            "image {name} has no reference values, so it approves nothing"
+        )),
+        false => Ok(boots),
+    }
+}
+
+/// The image, under whichever name it was given.
+pub(super) fn reference(spec: &ApprovedImageSpec) -> Result<Option<&str>, String> {
+    let image = match (&spec.image, &spec.reference) {
+        (Some(image), Some(reference)) if image != reference => {
+            return Err(
+                "image and reference are two names of one field: say one of them".to_owned(),
+            );
+        }
+        (image, reference) => image.as_ref().or(reference.as_ref()),
+    };
+    let digest = |image: &str| {
+        image.rsplit_once("@sha256:").is_some_and(|(_, digest)| {
+            let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+            digest.len() == DIGEST && digest.chars().all(hex)
+        })
+    };
+    match image {
+        Some(image) if !digest(image) => Err(format!(
+            "the image must carry a digest (@sha256:...), a tag can move to another image; got {image:?}"
+        )),
+        None if spec.reference_values.is_none() => {
+            Err("say which image, or which reference values".to_owned())
+        }
+        image => Ok(image.map(String::as_str)),
+    }
+}
+
+/// What a machine means.
+pub(super) fn machine(
+    name: &str,
+    object: &api::Machine,
+    key: Option<(&String, &api::AttestationKey)>,
+    cluster: &Cluster<'_>,
+) -> Result<Parsed, String> {
+    let spec: &MachineSpec = &object.spec;
+    let text = match (&spec.attestation_key, key) {
+        (Some(own), Some((key, other))) if *own != other.spec.public_key => {
+            return Err(format!(
+                "its attestationKey is another one than that of AttestationKey {key}"
+            ));
+        }
+        (Some(own), _) => Some(own.clone()),
+        (None, other) => other.map(|(_, key)| key.spec.public_key.clone()),
+    };
+    let sentence = |error: crate::model::Error| error.to_string();
+    let ak = text.map(AkPublic::try_from).transpose().map_err(sentence)?;
+    let id = spec.id.clone().map(TryInto::try_into);
+    let id = id.transpose().map_err(sentence)?;
+    let node = load::node(name, cluster.options.identity, ak.as_ref(), id)?;
+    let before = object
+        .status
+        .as_ref()
+        .and_then(|status| status.node.as_ref());
+    if let Some(before) = before
+        && *before != node.to_string()
+    {
+        return Err(format!(
+            "it was node {before} and now says that it is {node}: another node is another Machine"
+        ));
+    }
+    let mut volumes = match &spec.volumes {
+        None => BTreeSet::from(["root".to_owned()]),
+        Some(volumes) => volumes.iter().cloned().collect(),
+    };
+    if cluster.escrowed {
+        volumes.insert(load::RECOVERY.to_owned());
+    }
+    let volumes = volumes.into_iter().map(TryInto::try_into);
+    Ok(Parsed {
+        node,
+        machine: Machine {
+            ak,
+            init_data: spec.init_data.as_deref().map(InitDataDigest::of),
+            state: spec.state.unwrap_or(State::Approved),
+            secrets: BTreeMap::new(),
+        },
+        volumes: volumes.collect::<Result<_, _>>().map_err(sentence)?,
+        key: key.map(|(name, _)| name.clone()),
+    })
+}
+
+/// How to reach the KBS, with the key that was found where [`key_place`] says.
+pub(super) fn access(kbs: &api::Kbs, key: Secret) -> Result<Access, String> {
+    let insecure = kbs.insecure_http.unwrap_or_default();
+    let ca = match (&kbs.ca, kbs.url.starts_with("https://")) {
+        (None, true) => {
+            return Err(
+                "spec.kbs.ca is needed: nothing else says which KBS is the right one".to_owned(),
+            );
+        }
+        (ca, _) => ca.clone().unwrap_or_default(),
+    };
+    let mut access = Access::new(&kbs.url, &ca, key);
+    access.insecure_http = insecure;
+    access.issuer = kbs.issuer.clone().unwrap_or(access.issuer);
+    access.role = kbs.role.clone().unwrap_or(access.role);
+    Ok(access)
+}
+
+/// The Secret and its entry in which the administrator's key is.
+pub(super) fn key_place(reference: &KeyReference) -> (&str, &str) {
+    let key = reference.key.as_deref().unwrap_or("admin.key");
+    (&reference.secret, key)
+}
+
+/// Hexadecimal digits of a SHA-256.
+const DIGEST: usize = 64;

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The watches on our four kinds of objects, as one stream of what was seen.
+
+use super::api::{ApprovedImage, AttestationKey, Machine, TrustedExecutionCluster};
+use futures::StreamExt as _;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::mpsc::Sender;
+use tokio::runtime::Handle;
+
+/// What the worker hears.
+#[derive(Debug)]
+pub enum Seen {
+    /// A cluster.
+    Cluster(Change<TrustedExecutionCluster>),
+    /// An image.
+    Image(Change<ApprovedImage>),
+    /// A machine.
+    Machine(Change<Machine>),
+    /// A key.
+    Key(Change<AttestationKey>),
+    /// The lease is ours.
+    Leading,
+    /// The lease is no longer ours.
+    LeaseLost(String),
+    /// Somebody asked us to end.
+    Stop,
+}
+
+/// What happened to objects of one kind.
+#[derive(Debug)]
+pub enum Change<K> {
+    /// It is like this now.
+    Is(Box<K>),
+    /// It is gone.
+    Gone(String),
+    /// These are all; nothing else is there.
+    All(BTreeSet<String>),
+}
+
+/// Starts the watches; what they see arrives at `seen`.
+pub fn start(client: &Client, namespace: &str, runtime: &Handle, seen: &Sender<Seen>) {
+    watch(client, namespace, runtime, seen, Seen::Cluster);
+    watch(client, namespace, runtime, seen, Seen::Image);
+    watch(client, namespace, runtime, seen, Seen::Machine);
+    watch(client, namespace, runtime, seen, Seen::Key);
+}
+
+fn watch<K>(
+    client: &Client,
+    namespace: &str,
+    runtime: &Handle,
+    seen: &Sender<Seen>,
+    wrap: fn(Change<K>) -> Seen,
+) where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let seen = seen.clone();
+    runtime.spawn(async move {
+        let config = watcher::Config::default().page_size(PAGE);
+        let mut events = watcher(api, config).default_backoff().boxed();
+        let mut listed = BTreeSet::new();
+        while let Some(event) = events.next().await {
+            let change = match event {
+                Ok(Event::Init) => {
+                    listed.clear();
+                    continue;
+                }
+                Ok(Event::InitApply(object)) => {
+                    listed.insert(object.name_any());
+                    Change::Is(slim(object))
+                }
+                Ok(Event::InitDone) => Change::All(std::mem::take(&mut listed)),
+                Ok(Event::Apply(object)) => Change::Is(slim(object)),
+                Ok(Event::Delete(object)) => Change::Gone(object.name_any()),
+                Err(error) => {
+                    super::log(format_args!("watch of {}: {error}", K::kind(&())));
+                    continue;
+                }
+            };
+            if seen.send(wrap(change)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Without what nobody here reads, and what is half of an object.
+fn slim<K: Resource>(mut object: K) -> Box<K> {
+    object.meta_mut().managed_fields = None;
+    if let Some(annotations) = &mut object.meta_mut().annotations {
+        annotations.retain(|name, _| name.starts_with(super::api::GROUP));
+    }
+    Box::new(object)
+}
+
+/// Objects in one answer.
+const PAGE: u32 = 500;
