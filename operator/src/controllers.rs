@@ -46,6 +46,8 @@ pub struct Settings {
     /// How often policies are written again, and a share of the reference values is compared: nobody can read a
     /// policy, and somebody else may have replaced it.
     pub refresh: Duration,
+    /// How often everything is planned and reported as if it had just changed.
+    pub resync: Duration,
     /// How long a lease holds without being renewed.
     pub lease: Duration,
 }
@@ -58,6 +60,7 @@ impl Settings {
             identity: identity.to_owned(),
             probe: Duration::from_secs(3),
             refresh: Duration::from_secs(60),
+            resync: Duration::from_secs(300),
             lease: Duration::from_secs(15),
         }
     }

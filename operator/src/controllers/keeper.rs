@@ -9,7 +9,7 @@ use super::record::Record;
 use super::{Error, parse};
 use crate::kbs_admin::AdminClient;
 use crate::model::Desired;
-use crate::plan::{plan, reference_values};
+use crate::plan::reference_values;
 use crate::policy;
 use crate::provision::apply::{Memory as _, Owner, owner, stamp};
 use crate::provision::objects;
@@ -150,7 +150,7 @@ impl Keeper {
         let Some((_, client)) = &self.link else {
             return Ok(Vec::new());
         };
-        if plan(desired, record.observed()).writes.is_empty() {
+        if record.observed().is_open() {
             client.set_attestation_policy(policy::ATTESTATION_ID, policy::ATTESTATION)?;
             client.set_resource_policy(policy::RESOURCE)?;
         }

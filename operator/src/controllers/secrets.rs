@@ -43,7 +43,7 @@ impl Source for Vault {
 }
 
 /// Puts its secrets into a machine: those that are there, new ones, and what was wished. The record learns
-/// the new counters together with the writes that they are about. Returns why a wish has to wait.
+/// the new counters together with the writes that they are about.
 ///
 /// # Errors
 /// When there are no random numbers.
@@ -53,9 +53,8 @@ pub fn put(
     spec: &MachineSpec,
     record: &mut Record,
     vault: &mut Vault,
-) -> Result<Option<String>, Error> {
+) -> Result<(), Error> {
     let node = &parsed.node;
-    let mut waits = None;
     for tag in &parsed.volumes {
         let path = tag.path(node)?;
         let path = path.as_str();
@@ -77,11 +76,8 @@ pub fn put(
         if wanted.rotation > after.rotation {
             if is_new {
                 after.rotation = wanted.rotation;
-            } else if after.rotating && !after.lost {
-                waits = Some(format!(
-                    "a rotation of {tag} is under way: raise spec.rebound when the machine has bound its \
-                     volume to the new secret"
-                ));
+            } else if must_wait(after) {
+                // The one before it is not bound everywhere: said by `waits`.
             } else {
                 let ak = machine.ak.as_ref().map(AkPublic::node_id);
                 let fresh = vault.make(ak.as_ref(), &tag.path(node)?)?;
@@ -98,7 +94,29 @@ pub fn put(
             record.count(node, path, after);
         }
     }
-    Ok(waits)
+    Ok(())
+}
+
+/// Why a wish of this machine has to wait.
+pub fn waits(parsed: &Parsed, spec: &MachineSpec, record: &Record) -> Option<String> {
+    let tag = parsed.volumes.iter().find(|tag| {
+        let path = tag.path(&parsed.node).map(|path| path.to_string());
+        let counters = path
+            .ok()
+            .and_then(|path| record.counters(&parsed.node, &path));
+        counters.is_some_and(|counters| {
+            spec.rotation.unwrap_or_default() > counters.rotation && must_wait(counters)
+        })
+    })?;
+    Some(format!(
+        "a rotation of {tag} is under way: raise spec.rebound when the machine has bound its volume to the \
+         new secret"
+    ))
+}
+
+/// Another rotation now would forget a secret that a volume may still be bound to.
+fn must_wait(counters: Counters) -> bool {
+    counters.rotating && !counters.lost
 }
 
 /// Whether something about this machine's secrets is uncertain or wished, so that copies are needed.

@@ -121,10 +121,9 @@ impl<'a> Conditions<'a> {
         let message = if message.is_empty() { reason } else { message };
         let status = if holds { "True" } else { "False" };
         let old = self.1.iter().find(|old| old.type_ == kind);
-        let since = old.filter(|old| old.status == status).map_or_else(
-            || Time(Timestamp::now()),
-            |old| old.last_transition_time.clone(),
-        );
+        let since = old
+            .filter(|old| old.status == status)
+            .map_or_else(|| Time(now()), |old| old.last_transition_time.clone());
         self.0.push(Condition {
             last_transition_time: since,
             message: message.chars().take(MESSAGE).collect(),
@@ -134,6 +133,12 @@ impl<'a> Conditions<'a> {
             type_: kind.to_owned(),
         });
     }
+}
+
+/// In whole seconds, as the API server keeps it: what comes back is then what was told.
+fn now() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 /// Brings statuses, finalizers and Events into the API server.

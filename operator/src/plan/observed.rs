@@ -4,6 +4,7 @@
 
 use super::{Entries, Shape, Write, entries::EntryId};
 use crate::model::{AK_SHARD, NodeName, REPOSITORY, SecretId};
+use crate::policy;
 use kbs_protocol::resource::ResourcePath;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -246,6 +247,18 @@ impl Observed {
             .range(prefix.to_owned()..)
             .take_while(move |(path, _)| path.starts_with(prefix))
             .map(|(path, secret)| (path.as_str(), secret.as_ref()))
+    }
+
+    /// Whether both policies are certainly those that we want.
+    pub fn is_open(&self) -> bool {
+        let attestation = Write::AttestationPolicy {
+            id: policy::ATTESTATION_ID,
+            text: policy::ATTESTATION,
+        };
+        let resource = Write::ResourcePolicy {
+            text: policy::RESOURCE,
+        };
+        self.holds(&attestation) && self.holds(&resource)
     }
 
     /// Whether a policy is certainly in force.

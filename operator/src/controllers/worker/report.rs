@@ -2,7 +2,8 @@
 
 //! The end of a round: how each object that it looked at stands, and which machines may go.
 
-use super::{Findings, Worker};
+use super::Worker;
+use super::carry_out::Findings;
 use crate::controllers::api::{self, ClusterStatus, Phase};
 use crate::controllers::inventory::{Cluster, Dirty, Entry};
 use crate::controllers::record::Record;
@@ -41,7 +42,7 @@ impl Worker {
                 }
                 continue;
             }
-            let verdict = judge(entry, findings, record);
+            let verdict = judge(entry, findings, record, self.inventory.approves());
             let before = self.phases.insert(name.clone(), verdict.phase);
             self.served = self
                 .served
@@ -61,8 +62,11 @@ impl Worker {
         }
         let failed = |error| Error::api("write a status", &error);
         self.writer
-            .statuses::<api::Machine, _>(statuses)
+            .statuses::<api::Machine, _>(statuses.clone())
             .map_err(failed)?;
+        for (name, status) in statuses {
+            self.inventory.told(&name, status);
+        }
         for (name, _) in &gone {
             if let Some(entry) = self.inventory.machines().get(name) {
                 let note = "its secrets are deleted, its disks stay shut";
@@ -203,7 +207,8 @@ impl Worker {
     }
 }
 
-fn judge(entry: &Entry, findings: &Findings, record: &Record) -> Verdict {
+/// How a machine stands that this round has planned.
+fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) -> Verdict {
     let parsed = match &entry.parsed {
         Ok(parsed) => parsed,
         Err(why) => {
@@ -243,7 +248,17 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record) -> Verdict {
             ),
         ),
         (false, _, _) => verdict(Phase::Registered, None),
-        (true, _, true) => verdict(Phase::Rotating, findings.waits.get(node).cloned()),
+        _ if !approves => verdict(
+            Phase::Registered,
+            Some(
+                "no image is approved, so no machine is served: apply an ApprovedImage with referenceValues"
+                    .to_owned(),
+            ),
+        ),
+        (true, _, true) => verdict(
+            Phase::Rotating,
+            secrets::waits(parsed, &entry.object.spec, record),
+        ),
         (true, _, false) => verdict(Phase::Served, None),
     }
 }

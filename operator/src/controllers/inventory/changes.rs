@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What the watches say, taken in: an object appeared, changed or went. Each notes what this can have changed
+//! in the plan, and what is to be reported; both together, because a report says what was planned.
+
+use super::index::shards_of;
+use super::{Dirty, Entry, Image, Inventory, Parsed};
+use crate::controllers::status::FINALIZER;
+use crate::controllers::{api, parse};
+use kube::ResourceExt as _;
+
+impl Inventory {
+    /// A cluster appeared, changed or went.
+    pub fn set_cluster(
+        &mut self,
+        name: &str,
+        object: Option<api::TrustedExecutionCluster>,
+        dirty: &mut Dirty,
+    ) {
+        let unchanged = match (self.clusters.get(name), &object) {
+            (Some(old), Some(new)) => {
+                old.spec == new.spec
+                    && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+                    && old.metadata.uid == new.metadata.uid
+                    && old.metadata.annotations == new.metadata.annotations
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        match object {
+            Some(object) => drop(self.clusters.insert(name.to_owned(), object)),
+            None => drop(self.clusters.remove(name)),
+        }
+        if unchanged {
+            return;
+        }
+        dirty.all = true;
+        let names: Vec<String> = self.machines.keys().cloned().collect();
+        for name in names {
+            self.read_again(&name, dirty);
+        }
+    }
+
+    /// An image appeared, changed or went.
+    pub fn set_image(&mut self, name: &str, object: Option<api::ApprovedImage>, dirty: &mut Dirty) {
+        let approved = self.approves();
+        match object {
+            Some(object) => {
+                let boots = parse::image(name, &object);
+                self.images.insert(name.to_owned(), Image { object, boots });
+            }
+            None => drop(self.images.remove(name)),
+        }
+        dirty.images.insert(name.to_owned());
+        // The first image and the last one are news for every machine.
+        dirty.all |= approved != self.approves();
+    }
+
+    /// A machine appeared, changed or went.
+    pub fn set_machine(&mut self, name: &str, object: Option<api::Machine>, dirty: &mut Dirty) {
+        if let (Some(entry), Some(new)) = (self.machines.get_mut(name), &object)
+            && entry.object.spec == new.spec
+            && entry.object.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+            && entry.object.metadata.uid == new.metadata.uid
+        {
+            // Our own status or finalizer comes back, or somebody has touched them.
+            let ours = new.finalizers().iter().any(|own| own == FINALIZER);
+            let is_as_told = ours && entry.object.status == new.status;
+            entry.object = new.clone();
+            if !is_as_told {
+                self.mark(name, dirty);
+            }
+            return;
+        }
+        let before = self.forget(name, dirty);
+        let Some(object) = object else {
+            return;
+        };
+        let same_object = |old: &Entry| old.object.metadata.uid == object.metadata.uid;
+        let node = before.filter(same_object).and_then(|old| old.node);
+        if let Some(id) = &object.spec.id {
+            self.machines_of.insert(id, name);
+        }
+        let entry = Entry {
+            object,
+            node,
+            parsed: Err(String::new()),
+        };
+        self.machines.insert(name.to_owned(), entry);
+        self.read_again(name, dirty);
+    }
+
+    /// A machine has this status now: it was written.
+    pub fn told(&mut self, name: &str, status: api::MachineStatus) {
+        if let Some(entry) = self.machines.get_mut(name) {
+            entry.object.status = Some(status);
+        }
+    }
+
+    /// A key appeared, changed or went.
+    pub fn set_key(&mut self, name: &str, object: Option<api::AttestationKey>, dirty: &mut Dirty) {
+        dirty.keys.insert(name.to_owned());
+        let uuid = |key: &api::AttestationKey| key.spec.uuid.clone();
+        let before = self.keys.remove(name).as_ref().and_then(uuid);
+        let after = object.as_ref().and_then(uuid);
+        before.iter().for_each(|id| self.keys_of.remove(id, name));
+        after.iter().for_each(|id| self.keys_of.insert(id, name));
+        if let Some(object) = object {
+            self.keys.insert(name.to_owned(), object);
+        }
+        for id in before.into_iter().chain(after) {
+            let machines: Vec<String> = self.machines_of.of(&id).cloned().collect();
+            for machine in machines {
+                self.read_again(&machine, dirty);
+            }
+        }
+    }
+
+    /// Returns what it was.
+    fn forget(&mut self, name: &str, dirty: &mut Dirty) -> Option<Entry> {
+        dirty.machines.insert(name.to_owned());
+        let node = self.machines.get(name).and_then(|entry| entry.node.clone());
+        self.unlink(name, dirty);
+        let entry = self.machines.remove(name)?;
+        if let Some(id) = &entry.object.spec.id {
+            self.machines_of.remove(id, name);
+        }
+        Some(Entry { node, ..entry })
+    }
+
+    /// Parses a machine again; what it was and what it is has to be planned.
+    fn read_again(&mut self, name: &str, dirty: &mut Dirty) {
+        let before = self.machines.get(name).and_then(|entry| entry.node.clone());
+        self.unlink(name, dirty);
+        let Some(entry) = self.machines.get(name) else {
+            return;
+        };
+        let parsed = self.parse(name, &entry.object);
+        let recorded = || {
+            let status = entry.object.status.as_ref()?;
+            status.node.as_ref()?.parse().ok()
+        };
+        let node = match &parsed {
+            Ok(parsed) => Some(parsed.node.clone()),
+            Err(_) => before.or_else(recorded),
+        };
+        if let Some(node) = &node {
+            self.index.insert(name, node, parsed.as_ref().ok());
+        }
+        if let Some(entry) = self.machines.get_mut(name) {
+            entry.parsed = parsed;
+            entry.node = node;
+        }
+        self.mark(name, dirty);
+        self.mark_related(name, dirty);
+    }
+
+    fn parse(&self, name: &str, object: &api::Machine) -> Result<Parsed, String> {
+        let cluster = self
+            .cluster()?
+            .ok_or("there is no TrustedExecutionCluster in this namespace")?;
+        let uuid = object.spec.id.iter();
+        let mut names = uuid.flat_map(|id| self.keys_of.of(id));
+        let key = match (names.next(), names.next()) {
+            (Some(first), Some(second)) => {
+                return Err(format!(
+                    "AttestationKeys {first} and {second} both belong to it: delete one"
+                ));
+            }
+            (first, _) => first.and_then(|name| self.keys.get_key_value(name)),
+        };
+        parse::machine(name, object, key, &cluster)
+    }
+
+    /// Takes a machine out of the index. What it was, and whoever had something in common with it, has to be
+    /// planned again.
+    fn unlink(&mut self, name: &str, dirty: &mut Dirty) {
+        self.mark(name, dirty);
+        self.mark_related(name, dirty);
+        let Some(entry) = self.machines.get_mut(name) else {
+            return;
+        };
+        let parsed = std::mem::replace(&mut entry.parsed, Err(String::new()));
+        if let Some(node) = entry.node.take() {
+            self.index.remove(name, &node, parsed.as_ref().ok());
+        }
+    }
+
+    /// All that a plan needs to know about this machine.
+    fn mark(&self, name: &str, dirty: &mut Dirty) {
+        let Some(entry) = self.machines.get(name) else {
+            return;
+        };
+        dirty.machines.insert(name.to_owned());
+        dirty.part.nodes.extend(entry.node.clone());
+        if let Ok(parsed) = &entry.parsed {
+            dirty.part.values.extend(shards_of(&parsed.machine));
+            dirty.keys.extend(parsed.key.clone());
+        }
+    }
+
+    /// The same for machines that are the same node, or have its key or its init-data.
+    fn mark_related(&self, name: &str, dirty: &mut Dirty) {
+        let Some(entry) = self.machines.get(name) else {
+            return;
+        };
+        let twins = entry
+            .node
+            .iter()
+            .flat_map(|node| self.index.claimants(node));
+        for other in twins.chain(self.alike(entry)) {
+            self.mark(other, dirty);
+        }
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What an event makes dirty: all that it can have changed, and not what only looks as if.
+
+use super::{Dirty, Inventory};
+use crate::controllers::api::{
+    ApprovedImage, Machine, MachineStatus, Phase, TrustedExecutionCluster,
+};
+use crate::controllers::status::FINALIZER;
+use crate::plan::{Problem, plan_part};
+use crate::testing;
+use serde_json::json;
+use std::collections::BTreeMap;
+
+fn cluster() -> TrustedExecutionCluster {
+    TrustedExecutionCluster::new("cluster", Default::default())
+}
+
+fn machine(name: &str, key: u32, init_data: Option<&str>) -> Machine {
+    let spec = json!({"attestationKey": testing::ak(key), "initData": init_data});
+    let mut machine = Machine::new(name, serde_json::from_value(spec).unwrap());
+    machine.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    machine
+}
+
+fn filled(machines: &[Machine]) -> Inventory {
+    let (mut inventory, mut dirty) = (Inventory::default(), Dirty::default());
+    inventory.set_cluster("cluster", Some(cluster()), &mut dirty);
+    for machine in machines {
+        let name = machine.metadata.name.clone().unwrap();
+        inventory.set_machine(&name, Some(machine.clone()), &mut dirty);
+    }
+    inventory
+}
+
+/// Two keys whose machines are in one map of the KBS.
+fn neighbours() -> (u32, u32) {
+    let mut seen = BTreeMap::new();
+    (0..)
+        .find_map(|n| Some((seen.insert(testing::ak(n).shard(), n)?, n)))
+        .unwrap()
+}
+
+#[test]
+fn a_status_that_comes_back_is_no_news_and_one_that_somebody_else_wrote_is() {
+    let own = machine("a", 1, None);
+    let mut inventory = filled(std::slice::from_ref(&own));
+    let status = |phase| MachineStatus {
+        phase: Some(phase),
+        ..MachineStatus::default()
+    };
+    inventory.told("a", status(Phase::Refused));
+    let seen = |inventory: &mut Inventory, change: fn(&mut Machine)| {
+        let mut object = own.clone();
+        object.status = Some(status(Phase::Refused));
+        change(&mut object);
+        let mut dirty = Dirty::default();
+        inventory.set_machine("a", Some(object), &mut dirty);
+        dirty
+    };
+    assert!(seen(&mut inventory, |_| {}).is_empty());
+    let changes: [fn(&mut Machine); 3] = [
+        |object| object.status = None,
+        |object| object.metadata.finalizers = None,
+        |object| object.spec.rotation = Some(1),
+    ];
+    for change in changes {
+        let dirty = seen(&mut inventory, change);
+        // What is reported is planned in the same round.
+        assert!(dirty.machines.contains("a"));
+        assert!(dirty.part.nodes.contains(&testing::node(1)));
+        assert!(dirty.part.values.contains(&testing::ak(1).shard()));
+    }
+}
+
+#[test]
+fn a_part_has_whoever_keeps_one_of_its_machines_from_its_secrets() {
+    let (one, two) = neighbours();
+    let other = two.saturating_add(1);
+    let mut inventory = filled(&[
+        machine("one", one, None),
+        machine("two", two, Some("the same")),
+        machine("twin", other, Some("the same")),
+    ]);
+    let mut dirty = Dirty::default();
+    let mut changed = machine("one", one, None);
+    changed.spec.rotation = Some(1);
+    inventory.set_machine("one", Some(changed), &mut dirty);
+    let object = cluster();
+    let cluster = crate::controllers::parse::cluster(&object).unwrap();
+    let (desired, _) = inventory.desired(&cluster, &dirty);
+    let plan = plan_part(&desired, &Default::default(), &dirty.part);
+    let shared =
+        |problem: &Problem| matches!(problem, Problem::Shared { nodes, .. } if nodes.len() == 2);
+    assert!(plan.problems.iter().any(shared), "{:?}", plan.problems);
+
+    // And when that one goes, the other is looked at.
+    let mut dirty = Dirty::default();
+    inventory.set_machine("twin", None, &mut dirty);
+    assert!(dirty.machines.contains("two"));
+    assert!(dirty.part.nodes.contains(&testing::node(two)));
+    assert!(
+        !dirty.machines.contains("one"),
+        "it is none of its business"
+    );
+}
+
+#[test]
+fn a_machine_that_became_wrong_is_still_its_node() {
+    let mut inventory = filled(&[machine("a", 1, None)]);
+    let mut wrong = machine("a", 1, None);
+    wrong.spec.attestation_key = Some("nonsense".to_owned());
+    let mut dirty = Dirty::default();
+    inventory.set_machine("a", Some(wrong), &mut dirty);
+    let object = cluster();
+    let cluster = crate::controllers::parse::cluster(&object).unwrap();
+    let (desired, refusals) = inventory.desired(&cluster, &dirty);
+    assert!(refusals.contains_key(&testing::node(1)));
+    assert_eq!(
+        desired.machines.get(&testing::node(1)),
+        Some(&super::held())
+    );
+}
+
+#[test]
+fn what_concerns_every_machine_makes_everything_dirty() {
+    let mut inventory = filled(&[machine("a", 1, None)]);
+    let image = |tuples| {
+        let spec = json!({"referenceValues": {"bootTuples": tuples}});
+        ApprovedImage::new("image", serde_json::from_value(spec).unwrap())
+    };
+    let all = |set: &mut dyn FnMut(&mut Dirty)| {
+        let mut dirty = Dirty::default();
+        set(&mut dirty);
+        dirty.all
+    };
+    let first = image(json!([testing::boot_tuple(0)]));
+    let more = image(json!([testing::boot_tuple(0), testing::boot_tuple(1)]));
+    assert!(all(&mut |dirty| inventory.set_image(
+        "image",
+        Some(first.clone()),
+        dirty
+    )));
+    assert!(!all(&mut |dirty| inventory.set_image(
+        "image",
+        Some(more.clone()),
+        dirty
+    )));
+    assert!(all(&mut |dirty| inventory.set_image("image", None, dirty)));
+
+    assert!(!all(&mut |dirty| inventory.set_cluster(
+        "cluster",
+        Some(cluster()),
+        dirty
+    )));
+    let mut annotated = cluster();
+    annotated.metadata.annotations = Some([("remove-many".to_owned(), "9".to_owned())].into());
+    assert!(all(&mut |dirty| inventory.set_cluster(
+        "cluster",
+        Some(annotated.clone()),
+        dirty
+    )));
+}
