@@ -65,7 +65,10 @@ impl Problem {
         match self {
             Self::Nameless { node, .. } | Self::Path { node, .. } => std::slice::from_ref(node),
             Self::Shared { nodes, .. } => nodes,
-            Self::Anonymous { .. } | Self::NoEvidence | Self::TupleTooShort { .. } => &[],
+            Self::Anonymous { .. }
+            | Self::NoEvidence
+            | Self::TupleTooShort { .. }
+            | Self::VolumeKey { .. } => &[],
         }
     }
 }
