@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every target does its own set-up: on a fresh Debian 12/13 or Fedora with Rust, any line below works alone.
+# Cargo is asked for the whole workspace wherever that is the same work: with -p the features of the dependencies are
+# others, and they are built again.
 
 PREFIX  ?= /usr
 BINDIR  ?= $(PREFIX)/bin
@@ -42,12 +44,12 @@ test: build
 # images that it makes stay in $(TARGET)/cache, consoles and journals in $(TARGET)/vm-test.
 vm-test: build dist
 	@scripts/setup vm
-	cargo test --locked -p sheepfold-vm-tests $(if $(STORY),$(addprefix --test ,$(STORY)),--lib --tests) -- \
+	cargo test --locked $(if $(STORY),--workspace $(addprefix --test ,$(STORY)),-p sheepfold-vm-tests --lib --tests) -- \
 		--include-ignored --nocapture --test-threads=1
 
 # On a real API server; scripts/operator-test says where it looks for one.
 operator-test: build
-	@scripts/operator-test cargo test --locked -p sheepfold-operator --test kubernetes -- --test-threads 4
+	@scripts/operator-test cargo test --locked --workspace --test kubernetes -- --test-threads 4
 
 demo: build
 	@$(TARGET)/debug/demo
@@ -55,7 +57,7 @@ demo: build
 # Two builds of the agent: what is installed, and one that can speak to a software TPM and be measured.
 bench: build dist
 	cargo build --locked --release -p trustee-agent
-	cargo run --locked -q -p sheepfold-operator --example scale -- $(MACHINES) > $(TARGET)/scale.md
+	cargo run --locked -q --example scale -- $(MACHINES) > $(TARGET)/scale.md
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
 		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 
