@@ -210,6 +210,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What a person should know before machines boot what is approved.
+fn remark(directory: &Directory) {
+    for remark in &directory.remarks {
+        eprintln!("sheepfold-operator: {remark}");
+    }
+}
+
 /// What a command has to say.
 struct Report {
     json: Value,
@@ -229,6 +236,7 @@ fn execute(command: Command) -> Result<Report, Error> {
             options.new_record = new_record;
             let none = |_: &Directory| Ok(Wishes::default());
             let (directory, state, plan) = provision::dry_run(&dir, &options, &none)?;
+            remark(&directory);
             Ok(Report {
                 json: diff::json(&plan, &state.observed),
                 text: diff::text(&plan, &state.observed, &directory),
@@ -247,6 +255,7 @@ fn execute(command: Command) -> Result<Report, Error> {
             options.remove_many = remove_many;
             options.new_record = new_record;
             let mut run = Run::open(&dir, &options)?;
+            remark(&run.directory);
             carry_out(&mut run, &Wishes::default())
         }
         Command::Status {

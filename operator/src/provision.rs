@@ -14,6 +14,7 @@ pub mod apply;
 pub mod diff;
 mod error;
 pub mod ignition;
+mod images;
 pub(crate) mod load;
 pub mod objects;
 pub mod record;

@@ -245,16 +245,7 @@ fn rollout(
         let path = path.along(&facts)?;
         approved.push(Approved { facts, path });
     }
-    let (mut all, mut changes) = (Vec::new(), Vec::new());
-    for row in platforms {
-        for (place, source) in row.split(',').enumerate() {
-            let next = all.len();
-            if let Some(last) = next.checked_sub(1).filter(|_| place > 0) {
-                changes.push((last, next));
-            }
-            all.push(platform::load(source, None)?);
-        }
-    }
+    let (all, changes) = platform::load_rows(platforms)?;
     Ok(Rollout {
         updates: (1..approved.len())
             .map(|next| (next.saturating_sub(1), next))

@@ -31,6 +31,26 @@ pub fn load(source: &str, name: Option<&str>) -> Result<PlatformFacts, Error> {
     Ok(facts)
 }
 
+/// Loads platforms, each given as one source or as several separated by commas: then it is one platform whose variables
+/// change in this order. Returns them with the changes, from and to.
+///
+/// # Errors
+/// As [`load`].
+#[allow(clippy::type_complexity, reason = "the two members of a rollout")]
+pub fn load_rows(rows: &[String]) -> Result<(Vec<PlatformFacts>, Vec<(usize, usize)>), Error> {
+    let (mut all, mut changes) = (Vec::new(), Vec::new());
+    for row in rows {
+        for (place, source) in row.split(',').enumerate() {
+            let next = all.len();
+            if let Some(last) = next.checked_sub(1).filter(|_| place > 0) {
+                changes.push((last, next));
+            }
+            all.push(load(source, None)?);
+        }
+    }
+    Ok((all, changes))
+}
+
 fn from_path(path: &Path) -> Result<PlatformFacts, Error> {
     let name = path
         .file_stem()

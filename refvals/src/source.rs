@@ -11,6 +11,7 @@ mod oci;
 mod registry;
 mod verified;
 
+pub use cache::usual_cache;
 pub use directory::directory;
 pub use registry::Access;
 

@@ -44,6 +44,16 @@ pub enum Error {
         /// What was expected and what came.
         why: String,
     },
+    /// What an approved image boots cannot be computed.
+    #[error("{place}: image {name}: {error}")]
+    Image {
+        /// Its object.
+        name: String,
+        /// Where that is.
+        place: Place,
+        /// Why.
+        error: Box<refvals::Error>,
+    },
     /// The directory does not describe a cluster.
     #[error("{dir}: {why}", dir = .dir.display())]
     Directory {
@@ -217,6 +227,7 @@ impl Error {
             Self::Kbs(error) | Self::Write { error, .. } => Some(error),
             Self::Model(error) => Some(error),
             Self::Protocol(error) => Some(error),
+            Self::Image { error, .. } => Some(error.as_ref()),
             _ => None,
         }
     }

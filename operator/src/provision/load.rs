@@ -8,6 +8,7 @@ mod volumes;
 mod yaml;
 
 use super::ignition::Config;
+use super::images::{self, Images};
 use super::objects::{
     API_VERSION, ApprovedImage, Cluster, Head, Kbs, Machine, Object, Passphrase, Recovery, Release,
 };
@@ -39,6 +40,8 @@ pub struct Directory {
     pub desired: Desired,
     /// The machines, as they are written down.
     pub machines: BTreeMap<NodeName, Entry>,
+    /// What a person should know about the approved images.
+    pub remarks: Vec<String>,
 }
 
 /// A machine as it is written down.
@@ -142,7 +145,7 @@ impl Directory {
 #[derive(Default)]
 struct Found {
     cluster: Option<(Object<Cluster>, Place)>,
-    images: BTreeMap<String, (ApprovedImage, Place)>,
+    images: Images,
     machines: BTreeMap<String, (Machine, Place)>,
 }
 
@@ -223,9 +226,8 @@ impl Found {
             options,
             ..Desired::default()
         };
-        for (name, (image, place)) in self.images {
-            approve(&mut desired, &name, image, &place)?;
-        }
+        let (boots, remarks) = images::approve(&self.images, &spec.registries, &place.file)?;
+        desired.boots = boots;
         let everybodys = spec.ignition.map(|wanted| ignition(&wanted, &place));
         let everybodys = everybodys.transpose()?;
         let mut machines: BTreeMap<NodeName, Entry> = BTreeMap::new();
@@ -267,6 +269,7 @@ impl Found {
             kbs: spec.kbs,
             desired,
             machines,
+            remarks,
         })
     }
 }
@@ -285,22 +288,6 @@ pub(crate) fn escrowed(options: &Options, recovery: Recovery) -> Result<bool, &'
         ),
         Passphrase::Escrowed => Ok(true),
     }
-}
-
-fn approve(
-    desired: &mut Desired,
-    name: &str,
-    image: ApprovedImage,
-    place: &Place,
-) -> Result<(), Error> {
-    if image.reference_values.is_empty() {
-        return Err(wrong(
-            place,
-            format!("image {name} has no reference values, so it approves nothing"),
-        ));
-    }
-    desired.boots.extend(image.reference_values);
-    Ok(())
 }
 
 /// The word for a state.

@@ -6,6 +6,8 @@
 use crate::kbs_admin::{self, Dialect};
 use crate::model::{AkPublic, Boots, Evidence, Identity, NodeName, Pcr, State, Tag};
 use kbs_protocol::volume_record::SignedRecord;
+use measured_boot::image::Architecture;
+use measured_boot::path::Route;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -59,6 +61,9 @@ pub struct Cluster {
     /// How an owner gets at a disk when attestation does not work.
     #[serde(default)]
     pub recovery: Recovery,
+    /// How to reach the registries of approved images.
+    #[serde(default)]
+    pub registries: Registries,
     /// The Ignition config of every machine that has none of its own.
     pub ignition: Option<Ignition>,
 }
@@ -133,15 +138,62 @@ pub enum Passphrase {
     Escrowed,
 }
 
-/// Kind `ApprovedImage`.
+/// Kind `ApprovedImage`: an image whose boots are computed, values that somebody has written down, or both.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ApprovedImage {
-    /// Where the image comes from; for people.
-    #[serde(rename = "image", alias = "reference", default)]
-    pub _image: Option<String>,
+    /// The image, as `refvals` takes it: `host/repository@sha256:…`, an OCI layout, a directory. Without `platforms` it
+    /// is for people.
+    #[serde(alias = "reference")]
+    pub image: Option<String>,
+    /// The platforms that its boots are computed for, as `refvals combine --platform` takes them.
+    #[serde(default)]
+    pub platforms: Vec<String>,
+    /// Names of the images that machines are updated from, and roll back to.
+    #[serde(default)]
+    pub updates_from: BTreeSet<String>,
+    /// What the image does not say about its boots.
+    #[serde(default)]
+    pub boot: Boot,
     /// What its boots show.
+    #[serde(default)]
     pub reference_values: Boots,
+}
+
+/// What an image does not say about its boots. Members as the options of `refvals`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Boot {
+    /// Beginnings of paths: which of several candidates boots.
+    pub select: Vec<String>,
+    /// Who starts whom.
+    pub path: Option<Route>,
+    /// Whose programs.
+    pub architecture: Architecture,
+    /// How often GRUB measures the kernel.
+    pub kernel_measurements: Option<u8>,
+    /// Boot options that fail before the one that works.
+    pub failed_boot_options: u8,
+    /// Words that systemd has extended into PCR 11 by the time of the quote.
+    pub phases: Vec<String>,
+    /// Accept also a new shim beside the old boot loader.
+    pub partial_esp: bool,
+}
+
+/// How to reach the registries of approved images. Relative paths begin at the file that names them.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Registries {
+    /// Credentials (containers-auth.json); default: those of podman or docker.
+    pub auth_file: Option<PathBuf>,
+    /// Certificate authorities, PEM; default: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// `HOST=MIRROR[/PREFIX]`: ask this mirror first.
+    pub mirrors: Vec<String>,
+    /// Speak to these hosts without TLS, in a laboratory.
+    pub plain_http: Vec<String>,
+    /// Insist on a signature by this public key, as cosign keeps it.
+    pub cosign_key_file: Option<PathBuf>,
 }
 
 /// Kind `Machine`.

@@ -126,16 +126,9 @@ impl How {
                 plain_http: self.plain_http.clone(),
             },
             cosign_key: self.cosign_key.clone(),
-            cache: cache().filter(|_| !self.no_cache),
+            cache: source::usual_cache().filter(|_| !self.no_cache),
         }
     }
-}
-
-/// XDG base directories.
-fn cache() -> Option<PathBuf> {
-    let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    Some(set.or_else(home)?.join("refvals"))
 }
 
 /// A platform.

@@ -9,6 +9,14 @@ use measured_boot::facts::ImageFacts;
 use sha2::{Digest as _, Sha256};
 use std::path::PathBuf;
 
+/// Where facts are kept unless somebody says otherwise: `refvals` in `$XDG_CACHE_HOME`, else in `~/.cache` (XDG base
+/// directories); `None` without a home.
+pub fn usual_cache() -> Option<PathBuf> {
+    let set = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    Some(set.or_else(home)?.join("refvals"))
+}
+
 /// Where: one file for a digest and what was decided about it.
 fn path(options: &Options, digest: &str) -> Option<PathBuf> {
     let choice = serde_json::to_string(&options.choice).ok()?;
