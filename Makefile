@@ -16,7 +16,7 @@ DIST    := $(TARGET)/dist/trustee-agent
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test vm-test operator-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files
+.PHONY: help setup build test vm-test operator-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files install-refvals
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
@@ -28,6 +28,7 @@ help:
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
 	@echo 'make install  that agent, its Clevis links, its dracut module, its manual -> $$(DESTDIR)$(PREFIX)'
+	@echo 'make install-refvals  the program refvals and its manual'
 	@echo 'make setup    only install what the others need'
 
 setup:
@@ -95,6 +96,12 @@ dist: setup
 
 install: dist
 	@$(MAKE) --no-print-directory install-files
+
+# What administrators run, and nodes that ask before a reboot: no initramfs carries it.
+install-refvals: setup
+	cargo build --locked --release -p refvals
+	install -D -m 0755 $(TARGET)/release/refvals $(DESTDIR)$(BINDIR)/refvals
+	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 refvals/man/refvals.1
 
 # Builds nothing, for packagers. dracut/installed-files says what comes where.
 install-files:

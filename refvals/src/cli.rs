@@ -8,7 +8,7 @@ mod output;
 mod preflight;
 mod table;
 
-use crate::{Error, explain, platform};
+use crate::{Error, explain, label, platform};
 use arguments::{Bank, Format, How, OneImage, OnePlatform, Path, Pcrs};
 use clap::{Parser, Subcommand};
 use measured_boot::combine::{Approved, Boot, Combination, Rollout, Tuple, combine};
@@ -165,7 +165,14 @@ fn execute(command: Command) -> Result<ExitCode, Error> {
             let platform = platform.load()?;
             let path = path.along(&image)?;
             let predictions = candidates(&image, &platform, &path)?;
-            let boots = boots(&predictions, bank.get())?;
+            let mut boots = boots(&predictions, bank.get())?;
+            // Where several boots are possible the label may mean any of them.
+            let says = |tuple: &Tuple| label::contradictions(&image, tuple, bank.get());
+            if boots.iter().all(|(tuple, _)| !says(tuple).is_empty()) {
+                for (tuple, remarks) in &mut boots {
+                    remarks.extend(says(tuple));
+                }
+            }
             say(&table::boots(
                 &boots,
                 &pcrs,
@@ -317,5 +324,27 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Invocation::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_is_in_the_manual_and_in_the_guide() {
+        let manual = include_str!("../man/refvals.1");
+        let guide = include_str!("../../docs/reference-values.md");
+        let command = Invocation::command();
+        let names: Vec<&str> = command
+            .get_subcommands()
+            .map(|one| one.get_name())
+            .collect();
+        assert_eq!(names.len(), 6);
+        for name in names {
+            assert!(
+                manual.contains(&format!(".It Cm {name} ")),
+                "refvals.1 lacks {name}"
+            );
+            assert!(
+                guide.contains(&format!("refvals {name}")),
+                "the guide lacks {name}"
+            );
+        }
     }
 }

@@ -18,6 +18,7 @@
 pub mod cli;
 mod error;
 pub mod explain;
+pub mod label;
 pub mod platform;
 pub mod preflight;
 pub mod source;

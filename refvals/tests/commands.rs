@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! The program on whole images: what a builder claims, and what an update leads to.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions
+)]
+
+mod common;
+#[path = "../../measured-boot/tests/common/mod.rs"]
+mod measured;
+
+use common::Image;
+use measured::pe_file::PeFile;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+const PLATFORM: [&str; 4] = [
+    "--platform",
+    "profile:debian13-ovmf",
+    "--kernel-measurements",
+    "1",
+];
+
+fn image(name: &str, label: &str) -> Image {
+    let text = |content: String| (".text", content.into_bytes());
+    let file = |sections| PeFile::new(sections).build().0;
+    let vendor = [[0; 4], [0; 4], [16, 0, 0, 0], [16, 0, 0, 0]].concat();
+    let shim = file(vec![
+        text(format!("shim {name}")),
+        (".data.ident", b"$Version: 16.1 $\n".to_vec()),
+        (".vendor_cert", vendor),
+    ]);
+    let program = |what: &str| file(vec![text(format!("{what} {name}"))]);
+    Image::of(
+        &[
+            ("usr/lib/bootupd/updates/EFI/test/shimx64.efi", shim),
+            (
+                "usr/lib/bootupd/updates/EFI/test/grubx64.efi",
+                program("GRUB"),
+            ),
+            ("usr/lib/modules/6.1/vmlinuz", program("kernel")),
+        ],
+        label,
+    )
+}
+
+fn refvals(command: &str, images: &[&Path]) -> (Value, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_refvals"))
+        .arg(command)
+        .args(images)
+        .args(PLATFORM)
+        .args(["--no-cache", "--format", "json"])
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{stderr}");
+    (serde_json::from_slice(&output.stdout).unwrap(), stderr)
+}
+
+fn pcrs(answer: &Value) -> BTreeSet<String> {
+    let boots = answer["boots"].as_array().unwrap();
+    boots.iter().map(|boot| boot["pcrs"].to_string()).collect()
+}
+
+#[test]
+fn a_label_that_is_not_what_the_image_boots_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    image("A", "").write_layout(directory.path());
+    let (answer, _) = refvals("predict", &[directory.path()]);
+    let computed = answer["boots"][0]["pcrs"].clone();
+    assert_eq!(answer["boots"][0]["remarks"], json!([]));
+    let label = |four: &str, seven: &str| {
+        json!({"pcrs": [{"id": 4, "value": four, "events": []}, {"id": 7, "value": seven, "events": []}]}).to_string()
+    };
+    // As it is; for another platform; in capitals; with another kernel inside.
+    let four = computed["pcr04"].as_str().unwrap();
+    let zero = "0".repeat(64);
+    for (label, differs) in [
+        (label(four, &zero), false),
+        (label(&four.to_uppercase(), &zero), false),
+        (label(&zero, &zero), true),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        image("A", &label).write_layout(directory.path());
+        let (answer, _) = refvals("predict", &[directory.path()]);
+        assert_eq!(
+            answer["boots"][0]["pcrs"], computed,
+            "the label changes nothing"
+        );
+        let remarks = answer["boots"][0]["remarks"].to_string();
+        assert_eq!(
+            remarks.contains("org.coreos.pcrs says 0000"),
+            differs,
+            "{remarks}"
+        );
+    }
+}
+
+#[test]
+fn an_update_is_four_boots_each_with_its_parts() {
+    let directory = tempfile::tempdir().unwrap();
+    let [a, b, c] = ["A", "B", "C"].map(|name| {
+        let layout = directory.path().join(name);
+        image(name, "").write_layout(&layout);
+        layout
+    });
+    let (update, _) = refvals("combine", &[&a, &b]);
+    assert_eq!(pcrs(&update).len(), 4);
+    for one in [&a, &b] {
+        let (alone, _) = refvals("predict", &[one]);
+        assert!(pcrs(&update).is_superset(&pcrs(&alone)));
+    }
+    let (row, _) = refvals("combine", &[&a, &b, &c]);
+    assert!(pcrs(&row).is_superset(&pcrs(&update)));
+    // A tuple is one boot: no PCR 4 comes with two values of PCR 14.
+    let mut fours = BTreeSet::new();
+    for boot in row["boots"].as_array().unwrap() {
+        assert!(fours.insert(boot["pcrs"]["pcr04"].to_string()), "{boot}");
+        assert!(!boot["remarks"].as_array().unwrap().is_empty());
+    }
+}
