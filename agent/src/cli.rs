@@ -40,6 +40,8 @@ pub enum Command {
     Status,
     /// Open volumes.
     Unlock(Unlock),
+    /// Bind volumes to the present secret.
+    Rebind(Unlock),
     /// Ask for the secret, throw it away, and say why it came or did not.
     Explain {
         /// The volume whose secret is asked for.
@@ -210,6 +212,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         },
         ["verify-binding"] => Command::VerifyBinding,
         ["unlock"] => Command::Unlock(checked(std::mem::take(&mut unlock))?),
+        ["rebind"] if !unlock.test && !unlock.record => {
+            Command::Rebind(checked(std::mem::take(&mut unlock))?)
+        }
         [] => return Err("no command: try `trustee-agent --help`".into()),
         other => {
             return Err(format!(
@@ -223,7 +228,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         return Err("--or-poweroff goes with `seal` only".into());
     }
     if unlock != Unlock::default() {
-        return Err("--name, --device, --record and --test go with `unlock` only".into());
+        return Err("--name and --device go with `unlock` and `rebind`, --record and --test with `unlock` only".into());
     }
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
@@ -247,7 +252,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
 /// A name becomes part of paths and of the kernel's names; systemd knows no more characters unescaped.
 fn checked(unlock: Unlock) -> Result<Unlock, lexopt::Error> {
     if unlock.names.is_empty() {
-        return Err("`unlock` needs --name NAME, once for each volume".into());
+        return Err("`unlock` and `rebind` need --name NAME, once for each volume".into());
     }
     if unlock.device.is_some() && unlock.names.len() > 1 {
         return Err("--device goes with one --name only".into());
@@ -350,6 +355,8 @@ Commands:
          [--record]      record the ids of the volume keys, as on first boot
   verify-binding       first boot: every open volume can be unlocked again, before anything is written to it;
                        records the ids of the volume keys
+  rebind --name NAME…  after a rotation: bind volumes to the present secret, before the seal
+         [--device DEV]
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
   guard                make sure that what is mounted at /sysroot is a volume that the agent opened
   seal [--or-poweroff] move the register that disk secrets depend on: no more of them until the next

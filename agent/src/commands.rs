@@ -11,6 +11,7 @@ mod fetch_config;
 mod generator;
 mod guard;
 mod pin;
+mod rebind;
 mod record;
 mod seal;
 mod status;
@@ -58,6 +59,7 @@ fn dispatch(
         Command::FetchConfig { root } => fetch_config::run(&config, &root, json),
         Command::Enroll => enroll::run(&config, json),
         Command::Unlock(options) => unlock::run(&config, &options, json),
+        Command::Rebind(options) => rebind::run(&config, &options, json),
         Command::VerifyBinding => verify_binding::run(&config, json),
         Command::Status => status::run(&config, json),
         Command::Explain { volume } => explain::run(&config, &volume, json),

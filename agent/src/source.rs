@@ -16,7 +16,7 @@ use kbs_protocol::resource::{ResourcePath, Volume};
 use kbs_protocol::resource_secret::ResourceSecret;
 use kbs_protocol::volume_record::{RecordedVolume, SignedRecord};
 use kbs_protocol::{NodeId, Secret};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The KBS as the pin sees it. One source attests once, however many secrets it is asked for.
@@ -33,6 +33,8 @@ struct Opened {
     session: Option<(Target, Session)>,
     /// Ids of volume keys that came with secrets, by the secret's path.
     vk_ids: BTreeMap<String, String>,
+    /// Paths whose secret was rotated since the token was made that asked for it.
+    rotated: BTreeSet<String>,
 }
 
 impl KbsSource {
@@ -99,6 +101,12 @@ impl KbsSource {
         }
     }
 
+    /// Whether the last token for this path needed the secret that was there before a rotation.
+    pub fn is_rotated(&self, path: &str) -> bool {
+        let opened = self.opened.as_ref();
+        opened.is_some_and(|opened| opened.rotated.contains(path))
+    }
+
     /// Has this node's TPM sign which volume keys it has; `None` without one.
     ///
     /// # Errors
@@ -114,6 +122,7 @@ impl KbsSource {
                 node: Node::open(&self.config)?,
                 session: None,
                 vk_ids: BTreeMap::new(),
+                rotated: BTreeSet::new(),
             },
         };
         Ok(self.opened.insert(opened))
@@ -143,6 +152,7 @@ impl SecretSource for KbsSource {
             && let Some(kept) = opened.fetch_kept(&target, kid)?
         {
             cek = kept;
+            opened.rotated.insert(path.clone());
         }
         Ok(Fetched {
             cek,
@@ -192,7 +202,7 @@ impl Opened {
         match self.fetch(target, &kept, Patience::Once) {
             Ok(secret) => {
                 log::warn!(
-                    "the secret was rotated and this volume still uses the old one: bind it again"
+                    "the secret was rotated and this volume still uses the old one: bind it again with `trustee-agent rebind`"
                 );
                 Ok(Some(Cek::new(secret.key())))
             }

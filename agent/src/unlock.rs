@@ -7,13 +7,14 @@
 //! and one request for each secret. The token's passphrase unwraps the volume key through [`luks`], its id
 //! ([`vk_id`]) is compared with what the KBS keeps, and the volume is activated with the key itself. Nobody reads
 //! the device's own header a second time; [`active`] and [`table`] read back what the kernel made of it. The
-//! subcommands `unlock` and `verify-binding` call this.
+//! subcommands `unlock` and `verify-binding` call this; [`rebind`] follows a secret that was rotated.
 
 mod active;
 mod error;
 mod header;
 mod luks;
 mod place;
+mod rebind;
 mod table;
 mod vk_id;
 
@@ -22,12 +23,13 @@ pub use error::UnlockError;
 pub use header::Header;
 pub use luks::{Luks, VolumeKey, is_active};
 pub use place::of_volume;
+pub use rebind::{Rebound, rebind};
 pub use vk_id::VkId;
 
 use crate::config::{Config, VkId as VkIdRule};
 use crate::error::Error;
 use crate::source::KbsSource;
-use clevis_pin::Token;
+use clevis_pin::{Fault, Token};
 use luks_header::{ClevisToken, Extent};
 use std::path::Path;
 
@@ -37,7 +39,13 @@ pub struct Candidate {
     pub name: String,
     /// Its header in memory.
     pub header: Header,
+    bindings: Vec<Binding>,
+}
+
+/// A token that this pin can open, if the secret is at hand.
+struct Binding {
     token: ClevisToken,
+    /// Resource path of the secret.
     path: String,
 }
 
@@ -49,6 +57,8 @@ pub struct Opened {
     pub vk_id: VkId,
     /// Whether the KBS knew it.
     pub known: bool,
+    /// The resource path of the secret that opened it; compared with the configuration before it was used.
+    pub path: String,
 }
 
 impl Candidate {
@@ -64,31 +74,32 @@ impl Candidate {
     ) -> Result<Self, UnlockError> {
         let header = Header::read(device, &config.unlock.rules, extent)?;
         let mut why = "it has none".to_owned();
+        let mut bindings = Vec::new();
         for token in &header.volume.tokens {
             let compact = token.jwe.compact();
             match Token::parse(compact.as_bytes()) {
                 Ok(read) => {
                     let path = read.header().path.clone();
                     let token = token.clone();
-                    return Ok(Self {
-                        name: name.to_owned(),
-                        header,
-                        token,
-                        path,
-                    });
+                    bindings.push(Binding { token, path });
                 }
                 // Another pin's, beside ours or in its place.
                 Err(fault) => why = fault.to_string(),
             }
         }
-        Err(UnlockError::NoToken {
-            device: device.to_owned(),
-            why,
+        if bindings.is_empty() {
+            let device = device.to_owned();
+            return Err(UnlockError::NoToken { device, why });
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            header,
+            bindings,
         })
     }
 
     /// Fetches what opens it, and unwraps its key. Compares the key's id with what the KBS keeps; `rule` says whether it
-    /// has to keep one.
+    /// has to keep one. A volume that was being bound anew when the power went has two bindings, of which one opens.
     ///
     /// # Errors
     /// Whatever stands between the volume and its key.
@@ -98,14 +109,36 @@ impl Candidate {
         source: &mut KbsSource,
         rule: VkIdRule,
     ) -> Result<Opened, Error> {
-        let compact = self.token.jwe.compact();
+        let mut first = None;
+        for binding in &self.bindings {
+            match self.open_with(binding, luks, source, rule) {
+                Err(error) if is_another_binding(&error) => first = first.or(Some(error)),
+                opened => return opened,
+            }
+        }
+        // There is one binding at least, and it did not open.
+        Err(first.unwrap_or_else(|| {
+            let device = self.header.device.clone();
+            let why = "it has none".to_owned();
+            UnlockError::NoToken { device, why }.into()
+        }))
+    }
+
+    fn open_with(
+        &self,
+        binding: &Binding,
+        luks: &mut Luks<'_>,
+        source: &mut KbsSource,
+        rule: VkIdRule,
+    ) -> Result<Opened, Error> {
+        let compact = binding.token.jwe.compact();
         let token = Token::parse(compact.as_bytes())?;
-        self.check_name(source)?;
+        self.check_name(&binding.path, source)?;
         let passphrase = token.open(source)?;
-        let key = luks.volume_key(self.token.keyslot, passphrase.expose())?;
+        let key = luks.volume_key(binding.token.keyslot, passphrase.expose())?;
         drop(passphrase);
         let vk_id = VkId::of(key.expose(), &self.name, &self.header.volume.uuid);
-        let expected = source.vk_id(&self.path)?;
+        let expected = source.vk_id(&binding.path)?;
         match &expected {
             Some(expected) if !vk_id.is(expected) => Err(UnlockError::OtherKey {
                 name: self.name.clone(),
@@ -114,37 +147,41 @@ impl Candidate {
             }
             .into()),
             None if rule == VkIdRule::Required => Err(UnlockError::NoVkId {
-                path: self.path.clone(),
+                path: binding.path.clone(),
             }
             .into()),
             known => Ok(Opened {
                 key,
                 vk_id,
                 known: known.is_some(),
+                path: binding.path.clone(),
             }),
         }
     }
 
-    /// The resource path of its secret, as its token says; compared with the configuration before it is used.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
     /// Where each volume has a path of its own, a token for another one is a disk in the wrong place.
-    fn check_name(&self, source: &mut KbsSource) -> Result<(), Error> {
+    fn check_name(&self, path: &str, source: &mut KbsSource) -> Result<(), Error> {
         let Some(expected) = source.path_of(&self.name)? else {
             return Ok(());
         };
-        if expected == self.path {
+        if expected == path {
             return Ok(());
         }
         Err(UnlockError::OtherVolume {
             name: self.name.clone(),
-            path: self.path.chars().take(SHOWN).collect(),
+            path: path.chars().take(SHOWN).collect(),
             expected,
         }
         .into())
     }
+}
+
+/// Whether it says no more than that the secret is not the one for this token.
+fn is_another_binding(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Pin(Fault::KidMismatch) | Error::Unlock(UnlockError::Passphrase { .. })
+    )
 }
 
 const SHOWN: usize = 120;

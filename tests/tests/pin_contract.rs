@@ -327,7 +327,6 @@ fn a_rotated_secret_opens_old_tokens_from_where_the_operator_keeps_it() {
     assert!(opened.err().contains("bind it again"), "{opened}");
 }
 
-/// Clevis deletes the old passphrase's last copy once the pin says that the token is written.
 /// A token is printed when it opens with what the KBS gives next time. Ignition has no key of its own by then.
 #[test]
 fn a_server_that_changes_its_mind_binds_nothing() {
@@ -356,6 +355,7 @@ fn a_server_that_changes_its_mind_binds_nothing() {
     assert_eq!(opened.stdout, b"x");
 }
 
+/// Clevis deletes the old passphrase's last copy once the pin says that the token is written.
 #[test]
 fn output_that_was_lost_is_no_success() {
     let (world, _, _) = World::enrolled().unwrap();

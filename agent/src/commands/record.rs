@@ -50,7 +50,7 @@ impl Recorded {
 pub(super) fn entry(candidate: &Candidate, opened: &Opened) -> RecordedVolume {
     RecordedVolume {
         name: candidate.name.clone(),
-        path: candidate.path().to_owned(),
+        path: opened.path.clone(),
         luks_uuid: candidate.header.volume.uuid.clone(),
         vk_id: opened.vk_id.as_str().to_owned(),
     }

@@ -51,10 +51,14 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     };
     let mut text = String::new();
     let mut volumes = Vec::new();
+    let mut rotated = Vec::new();
     for candidate in &candidates {
         let mut luks = Luks::load(&candidate.header)?;
         let opened = candidate.open(&mut luks, &mut source, rule)?;
         volumes.push(record::entry(candidate, &opened));
+        if source.is_rotated(&opened.path) {
+            rotated.push(candidate);
+        }
         if !options.test {
             luks.activate(&candidate.name, &opened.key, &config.unlock.rules)?;
             if let Err(error) = record(candidate, &opened, &config) {
@@ -71,7 +75,7 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
             "vk_id": opened.vk_id.as_str(),
             "vk_id_known": opened.known,
             "cipher": volume.cipher.as_str(),
-            "path": candidate.path(),
+            "path": opened.path,
             "active": !options.test,
         }));
         let how = if options.test { "opens" } else { "is open" };
@@ -95,11 +99,14 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
             facts.insert("recorded".to_owned(), json!(recorded.as_str()));
         }
     }
+    if config.unlock.rebind && !options.test {
+        super::rebind::after_rotation(&rotated, &config, &mut source);
+    }
     notify::ready();
     report::success(&facts, &text, json)
 }
 
-fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, UnlockError> {
+pub(super) fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, UnlockError> {
     if let Some(device) = given {
         return Ok(device.to_owned());
     }

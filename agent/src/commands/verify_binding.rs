@@ -50,7 +50,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
             "luks_uuid": uuid,
             "vk_id": vk_id,
             "vk_id_known": opened.known,
-            "path": candidate.path(),
+            "path": opened.path,
         }));
         text.push_str(&format!(
             "{} can be unlocked\nLUKS UUID        {uuid}\nvolume key id    {vk_id}\n",

@@ -123,6 +123,7 @@ pub(super) struct Unlock {
     pub(super) argon2_memory: u32,
     pub(super) argon2_time: u32,
     pub(super) vk_id: VkId,
+    pub(super) rebind: bool,
 }
 
 impl Default for Unlock {
@@ -141,6 +142,7 @@ impl Default for Unlock {
             argon2_memory: limits.argon2_memory,
             argon2_time: limits.argon2_time,
             vk_id: VkId::IfPresent,
+            rebind: false,
         }
     }
 }

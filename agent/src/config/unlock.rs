@@ -15,6 +15,8 @@ pub struct Unlock {
     pub rules: Rules,
     /// Whether the KBS must say which volume key belongs to this node.
     pub vk_id: VkId,
+    /// Bind a volume to the present secret when it opened with one that was rotated.
+    pub rebind: bool,
 }
 
 /// `[unlock] mode`.
@@ -85,6 +87,7 @@ impl Unlock {
                 },
             },
             vk_id: raw.vk_id,
+            rebind: raw.rebind,
         })
     }
 }

@@ -19,6 +19,10 @@ pub struct Header {
     /// The device that it was read from.
     pub device: PathBuf,
     memory: File,
+    /// Length of the memory in bytes.
+    size: u64,
+    /// Length of one of the two copies in bytes.
+    copy: usize,
 }
 
 impl Header {
@@ -79,7 +83,24 @@ impl Header {
             volume,
             device: device.to_owned(),
             memory,
+            size: image.size,
+            copy: image.head.len() / 2,
         })
+    }
+
+    /// The memory as it is now.
+    ///
+    /// # Errors
+    /// [`UnlockError::Memory`].
+    pub fn bytes(&self) -> Result<Vec<u8>, UnlockError> {
+        let mut bytes = vec![0; usize::try_from(self.size).unwrap_or_default()];
+        let read = self.memory.read_exact_at(&mut bytes, 0);
+        read.map(|()| bytes).map_err(UnlockError::Memory)
+    }
+
+    /// Length of one of the two copies of the header, in bytes.
+    pub fn copy(&self) -> usize {
+        self.copy
     }
 
     /// The header's name, as long as it lives. Only this process can follow it.

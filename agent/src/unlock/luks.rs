@@ -5,10 +5,11 @@
 
 use super::UnlockError;
 use super::header::Header;
-use libcryptsetup_rs::consts::flags::CryptActivate;
-use libcryptsetup_rs::consts::vals::{CryptStatusInfo, EncryptionFormat};
-use libcryptsetup_rs::{CryptDevice, CryptInit, Either, LibcryptErr};
+use libcryptsetup_rs::consts::flags::{CryptActivate, CryptPbkdf, CryptVolumeKey};
+use libcryptsetup_rs::consts::vals::{CryptKdf, CryptStatusInfo, EncryptionFormat};
+use libcryptsetup_rs::{CryptDevice, CryptInit, CryptPbkdfType, Either, LibcryptErr, TokenInput};
 use luks_header::{Integrity, Rules};
+use serde_json::Value;
 use zeroize::Zeroizing;
 
 /// A judged header, loaded.
@@ -102,6 +103,62 @@ impl<'h> Luks<'h> {
         Ok(VolumeKey(key))
     }
 
+    /// Adds a key slot for this passphrase, and the token that carries it; in memory. Returns the key slot's number.
+    ///
+    /// # Errors
+    /// [`UnlockError::Library`], for example when there is no room.
+    pub(super) fn bind(
+        &mut self,
+        key: &VolumeKey,
+        passphrase: &[u8],
+        token: impl FnOnce(u32) -> Value,
+    ) -> Result<u32, UnlockError> {
+        let failed = library("add a key slot", self.header);
+        // As Clevis does: the passphrase has 256 random bits, so nobody guesses it.
+        let cheap = CryptPbkdfType {
+            type_: CryptKdf::Pbkdf2,
+            hash: Some("sha256".to_owned()),
+            time_ms: 0,
+            iterations: ITERATIONS,
+            max_memory_kb: 0,
+            parallel_threads: 0,
+            flags: CryptPbkdf::NO_BENCHMARK,
+        };
+        let device = &mut self.device;
+        device
+            .settings_handle()
+            .set_pbkdf_type(&cheap)
+            .map_err(&failed)?;
+        let mut slots = device.keyslot_handle();
+        slots
+            .set_encryption("aes-xts-plain64", SLOT_KEY)
+            .map_err(&failed)?;
+        let key = Some(Either::Left(key.expose()));
+        let keyslot = slots
+            .add_by_key(None, key, passphrase, CryptVolumeKey::empty())
+            .map_err(&failed)?;
+        let token = token(keyslot);
+        device
+            .token_handle()
+            .json_set(TokenInput::AddToken(&token))
+            .map_err(&failed)?;
+        Ok(keyslot)
+    }
+
+    /// Removes a token and its key slot; in memory.
+    ///
+    /// # Errors
+    /// [`UnlockError::Library`].
+    pub(super) fn unbind(&mut self, token: u32, keyslot: u32) -> Result<(), UnlockError> {
+        let failed = library("remove a key slot", self.header);
+        let device = &mut self.device;
+        device
+            .token_handle()
+            .json_set(TokenInput::RemoveToken(token))
+            .map_err(&failed)?;
+        device.keyslot_handle().destroy(keyslot).map_err(&failed)
+    }
+
     /// Activates the volume under `name`: these flags and no other, whatever the header asks for, and the key in the
     /// kernel's keyring instead of the device's table.
     ///
@@ -187,5 +244,9 @@ fn library(action: &'static str, header: &Header) -> impl Fn(LibcryptErr) -> Unl
     }
 }
 
+/// The fewest that `agent.toml` can ask for, and what Clevis takes.
+const ITERATIONS: u32 = 1000;
+/// Two keys of AES-256.
+const SLOT_KEY: usize = 64;
 /// The unit of libcryptsetup and the device mapper, in bytes.
 const SECTOR: u64 = 512;

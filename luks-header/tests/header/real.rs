@@ -3,6 +3,7 @@
 
 use super::made::{Head, bound, cryptsetup, format, import_token, token};
 use luks_header::{Cipher, Extent, Rules};
+use sheepfold_tests::node_root::{NodeRoot, Suite};
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -159,4 +160,37 @@ fn a_blank_in_the_metadata_is_not_kept() {
     let volume = bound().with_text(&text).examine(&Rules::default()).unwrap();
     let head = Head(volume.image(Extent::Everything).unwrap().head);
     assert_eq!(head.json(), bound().json());
+}
+
+/// The cryptsetup of Debian 13 writes what this one accepts as well: plain, with a cipher and with a hash of its own choice.
+#[test]
+fn what_debian_13_formats_is_accepted() {
+    let Some(root) = NodeRoot::new(Suite::Trixie).unwrap() else {
+        return;
+    };
+    let version = root
+        .tree
+        .run(["cryptsetup", "--version"])
+        .success()
+        .unwrap();
+    assert!(!version.out().contains(" 2.6."), "{version}");
+    root.tree.write("first", "first").unwrap();
+    root.tree.write("token", token(0).to_string()).unwrap();
+    for script in [
+        "--pbkdf pbkdf2 --pbkdf-force-iterations 1000",
+        "--pbkdf argon2id --pbkdf-memory 32768 --pbkdf-force-iterations 4 --pbkdf-parallel 1",
+        "--pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-size 256 --hash sha512 --sector-size 4096",
+    ] {
+        let script = format!(
+            "rm -f /volume && truncate -s 20M /volume \
+             && cryptsetup luksFormat --type luks2 -q --key-file /first {script} /volume \
+             && cryptsetup token import --json-file /token /volume"
+        );
+        root.tree.run(["sh", "-c", &script]).success().unwrap();
+        let volume = root.tree.path("volume");
+        let judged = Head::of(&volume).examine(&Rules::default()).unwrap();
+        assert_eq!((judged.cipher, judged.tokens.len()), (Cipher::AesXts, 1));
+        let image = image(&volume, Extent::Unlocking, &Rules::default());
+        assert!(opens(&volume, image.path(), "first"), "{script}");
+    }
 }
