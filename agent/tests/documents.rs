@@ -62,7 +62,7 @@ fn every_documented_key_exists_and_is_in_both_documents() {
 fn every_message_in_the_troubleshooting_page_exists() {
     let room = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut sources = String::new();
-    for source in ["agent", "clevis-pin", "kbs-protocol"] {
+    for source in ["agent", "clevis-pin", "ignition", "kbs-protocol"] {
         read_sources(&room.join(source).join("src"), &mut sources);
     }
     let one_line: Vec<&str> = sources.split("\\\n").map(str::trim_start).collect();
