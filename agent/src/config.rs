@@ -205,6 +205,7 @@ impl Config {
         let enroll = raw.enroll.map(|enroll| Enroll::parse(enroll, kbs_anchors));
         check::tcti(&raw.tpm.tcti)?;
         check::handle(raw.tpm.ak_handle)?;
+        let evidence = Sources::parse(raw.evidence)?;
         Ok(Self {
             kbs: Kbs {
                 servers,
@@ -224,7 +225,6 @@ impl Config {
                 encrypt: duration::deadline("timeouts.encrypt", &raw.timeouts.encrypt)?,
                 config: duration::deadline("timeouts.config", &raw.timeouts.config)?,
             },
-            evidence: Sources::parse(raw.evidence)?,
             tpm: Tpm {
                 tcti: raw.tpm.tcti,
                 ak_handle: raw.tpm.ak_handle,
@@ -232,7 +232,8 @@ impl Config {
             mode: raw.trust.mode,
             binding: raw.secret.binding,
             unlock: Unlock::parse(raw.unlock, raw.boot.confidential)?,
-            boot: Boot::parse(raw.boot)?,
+            boot: Boot::parse(raw.boot, &evidence)?,
+            evidence,
             ignition: raw.ignition.map(Ignition::parse).transpose()?,
             files: Files {
                 ca: raw.kbs.ca_file,

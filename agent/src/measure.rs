@@ -12,8 +12,9 @@ mod log_file;
 
 pub use log_file::{EventType, MeasureLog};
 
-use crate::evidence::TpmError;
+use crate::evidence::rtmr::Rtmr3;
 use crate::evidence::tpm_pcr::{self, Event, Pcr};
+use crate::evidence::{TeeError, TpmError};
 use crate::state::{Extend, RunDirectory, StateError};
 use kbs_protocol::encoding::hex;
 use kbs_protocol::{Blame, Owner, Persistence};
@@ -67,23 +68,37 @@ impl Registers<'_> {
         pcr: Pcr,
         event: Event<'_>,
         kind: EventType,
-    ) -> Result<Extend, MeasureError> {
+    ) -> Result<(), MeasureError> {
         let words = event.words();
         let extended = self.log.around(
             || tpm_pcr::extend(self.tcti, pcr, event),
             |extended| log_file::record(pcr, words, kind, &extended.digests),
         )?;
-        let extend = Extend {
+        self.record(Extend {
             register: pcr.as_str().to_owned(),
             event: words.to_owned(),
             before: hex::encode(extended.before),
             after: hex::encode(extended.after),
-        };
+        })
+    }
+
+    /// The same with RTMR 3, which has a log of its own.
+    pub(crate) fn extend_rtmr3(&self, register: &Rtmr3, words: &str) -> Result<(), MeasureError> {
+        let extended = register.extend_by(words)?;
+        self.record(Extend {
+            register: Rtmr3::NAME.to_owned(),
+            event: words.to_owned(),
+            before: hex::encode(extended.before),
+            after: hex::encode(extended.after),
+        })
+    }
+
+    fn record(&self, extend: Extend) -> Result<(), MeasureError> {
         self.run.update(|state| {
-            state.record_extend(extend.clone());
+            state.record_extend(extend);
             Ok::<_, StateError>(())
         })?;
-        Ok(extend)
+        Ok(())
     }
 }
 
@@ -110,6 +125,9 @@ pub enum MeasureError {
     /// The TPM.
     #[error(transparent)]
     Tpm(#[from] TpmError),
+    /// The processor's own register.
+    #[error(transparent)]
+    Tee(#[from] TeeError),
     /// The memory of this boot.
     #[error(transparent)]
     State(#[from] StateError),
@@ -119,6 +137,7 @@ impl Blame for MeasureError {
     fn owner(&self) -> Owner {
         match self {
             Self::Tpm(error) => error.owner(),
+            Self::Tee(error) => error.owner(),
             Self::State(error) => error.owner(),
         }
     }
@@ -126,6 +145,7 @@ impl Blame for MeasureError {
     fn persistence(&self) -> Persistence {
         match self {
             Self::Tpm(error) => error.persistence(),
+            Self::Tee(error) => error.persistence(),
             Self::State(error) => error.persistence(),
         }
     }
@@ -133,6 +153,7 @@ impl Blame for MeasureError {
     fn advice(&self) -> String {
         match self {
             Self::Tpm(error) => error.advice(),
+            Self::Tee(error) => error.advice(),
             Self::State(error) => error.advice(),
         }
     }

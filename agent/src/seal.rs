@@ -2,17 +2,20 @@
 
 //! The seal: shuts the door behind the last fetch. `trustee-agent seal` runs it on every way out of the initramfs.
 //!
-//! A KBS gives a disk's secret to a node whose PCR 11 still has the value it has inside the initramfs. The seal moves
-//! that register, and nothing but a reset of the machine moves it back. What is booted can then attest, and read
-//! what is meant for running nodes, but not fetch the disk's secret.
+//! A KBS gives a disk's secret to a node whose registers still have the values they have inside the initramfs: PCR 11
+//! of a TPM, RTMR 3 of a TD. The seal moves each that this node shows, and nothing but a reset of the machine moves them
+//! back. What is booted can then attest, and read what is meant for running nodes, but not fetch the disk's secret.
 //!
-//! The register decides, not our memory: a recorded seal that the register does not show is no seal.
+//! The registers decide, not our memory: a recorded seal that a register does not show is no seal.
 
-use crate::config::Seal;
+use crate::config::{Config, Seal};
+use crate::evidence::rtmr::Rtmr3;
 use crate::evidence::tpm_pcr::{self, Event, Pcr, extended};
 use crate::measure::{EventType, MeasureError, Registers};
 use crate::state::{Phase, State, StateError};
+use kbs_protocol::Tee;
 use kbs_protocol::encoding::hex;
+use std::path::Path;
 
 /// What is measured when the node leaves its initramfs.
 pub const LEAVE: &str = "trustee:leave-initrd";
@@ -33,37 +36,97 @@ pub enum Sealed {
     Not,
 }
 
-/// Seals as `how` says. Calling it again changes nothing.
+/// The registers to move: those that this node shows to a KBS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doors<'c> {
+    /// PCR 11, and how.
+    pub pcr11: Option<Seal>,
+    /// RTMR 3, below this root.
+    pub rtmr3: Option<&'c Path>,
+}
+
+impl<'c> Doors<'c> {
+    /// Those of this configuration; none if it asks for no seal.
+    pub fn of(config: &'c Config) -> Self {
+        let (how, sources) = (config.boot.seal, &config.evidence);
+        let wanted = how != Seal::None;
+        Self {
+            pcr11: (wanted && sources.shows_pcrs()).then_some(how),
+            rtmr3: (wanted && sources.all().any(|tee| tee == Tee::Tdx))
+                .then_some(sources.root.as_path()),
+        }
+    }
+}
+
+/// Moves each register that has not moved. Calling it again changes nothing.
 ///
-/// A damaged state does not keep the register from moving, but it is an error: whoever called stops the boot.
+/// A damaged state does not keep the registers from moving, but it is an error: whoever called stops the boot.
 ///
 /// # Errors
-/// [`MeasureError`]: then the door may be open, and the machine must not go on.
-pub fn seal(how: Seal, registers: &Registers<'_>) -> Result<Sealed, MeasureError> {
-    if how == Seal::None {
+/// [`MeasureError`]: then a door may be open, and the machine must not go on.
+pub fn seal(doors: Doors<'_>, registers: &Registers<'_>) -> Result<Sealed, MeasureError> {
+    if doors.pcr11.is_none() && doors.rtmr3.is_none() {
         return Ok(Sealed::Not);
     }
     let _lock = registers.run.attestation_lock()?;
     let state = match registers.run.read() {
         Ok(state) => state,
         Err(error) => {
-            tpm_pcr::extend(registers.tcti, Pcr::Eleven, Event::Words(LEAVE))?;
+            shut_blindly(doors, registers)?;
             return Err(error.into());
         }
     };
-    let now = tpm_pcr::read(registers.tcti, Pcr::Eleven)?;
-    let done = match decide(how, &now, &state) {
-        Step::Extend(words) => {
-            registers.extend(Pcr::Eleven, Event::Words(words), EventType::Phase)?;
-            Sealed::Now
-        }
-        Step::Nothing(done) => done,
-    };
+    // Both are tried, whatever becomes of one.
+    let pcr11 = doors.pcr11.map(|how| seal_pcr11(how, &state, registers));
+    let rtmr3 = doors.rtmr3.map(|root| seal_rtmr3(root, &state, registers));
+    let done = [pcr11, rtmr3].into_iter().flatten();
+    let done = done.collect::<Result<Vec<_>, _>>()?;
     registers.run.update(|state| {
         state.phase = Phase::Sealed;
         Ok::<_, StateError>(())
     })?;
-    Ok(done)
+    let first = |how| done.iter().any(|done| *done == how).then_some(how);
+    Ok(first(Sealed::Now)
+        .or(first(Sealed::BySystemd))
+        .unwrap_or(Sealed::Before))
+}
+
+fn seal_pcr11(how: Seal, state: &State, registers: &Registers<'_>) -> Result<Sealed, MeasureError> {
+    let now = tpm_pcr::read(registers.tcti, Pcr::Eleven)?;
+    match decide(how, &now, state) {
+        Step::Extend(words) => {
+            registers.extend(Pcr::Eleven, Event::Words(words), EventType::Phase)?;
+            Ok(Sealed::Now)
+        }
+        Step::Nothing(done) => Ok(done),
+    }
+}
+
+fn seal_rtmr3(
+    root: &Path,
+    state: &State,
+    registers: &Registers<'_>,
+) -> Result<Sealed, MeasureError> {
+    let register = Rtmr3::find(root)?;
+    let now = hex::encode(register.value()?);
+    if state.shows(Rtmr3::NAME, LEAVE, &now) {
+        return Ok(Sealed::Before);
+    }
+    registers.extend_rtmr3(&register, LEAVE)?;
+    Ok(Sealed::Now)
+}
+
+/// Without a memory, each register moves once more than it may have to.
+fn shut_blindly(doors: Doors<'_>, registers: &Registers<'_>) -> Result<(), MeasureError> {
+    let pcr11 = doors
+        .pcr11
+        .map(|_| tpm_pcr::extend(registers.tcti, Pcr::Eleven, Event::Words(LEAVE)));
+    let rtmr3 = doors
+        .rtmr3
+        .map(|root| Rtmr3::find(root)?.extend_by(LEAVE).map(drop));
+    pcr11.transpose()?;
+    rtmr3.transpose()?;
+    Ok(())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,11 +137,7 @@ enum Step {
 
 /// What is left to do when PCR 11 has the value `now`.
 fn decide(how: Seal, now: &[u8; 32], state: &State) -> Step {
-    let shown = |words| {
-        state.extends.iter().any(|e| {
-            e.register == Pcr::Eleven.as_str() && e.event == words && e.after == hex::encode(now)
-        })
-    };
+    let shown = |words| state.shows(Pcr::Eleven.as_str(), words, &hex::encode(now));
     if shown(LEAVE) || shown(SYSTEMD_LEAVE) {
         return Step::Nothing(Sealed::Before);
     }

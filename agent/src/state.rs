@@ -73,13 +73,13 @@ pub struct Volume {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Extend {
-    /// `pcr11`, `pcr15`.
+    /// `pcr11`, `pcr15`, `rtmr3`.
     pub register: String,
     /// What was measured, in words.
     pub event: String,
-    /// SHA-256 value before, lower-case hex.
+    /// Value before, lower-case hex: SHA-256 of a PCR, SHA-384 of an RTMR.
     pub before: String,
-    /// SHA-256 value after, lower-case hex.
+    /// Value after, likewise.
     pub after: String,
 }
 
@@ -126,6 +126,13 @@ impl State {
         self.extends
             .iter()
             .find(|extend| extend.register == register && extend.event == event)
+    }
+
+    /// Whether an extend by this event is what gave this register the value that it has now.
+    pub fn shows(&self, register: &str, event: &str, now: &str) -> bool {
+        self.extends.iter().any(|extend| {
+            extend.register == register && extend.event == event && extend.after == now
+        })
     }
 }
 

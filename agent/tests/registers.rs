@@ -12,8 +12,9 @@ use kbs_protocol::encoding::hex;
 use sha2::{Digest as _, Sha256};
 use sheepfold_tests::swtpm::SoftTpm;
 use trustee_agent::config::Seal;
+use trustee_agent::evidence::TeeError;
 use trustee_agent::measure::{MeasureError, MeasureLog, Registers};
-use trustee_agent::seal::{Sealed, seal};
+use trustee_agent::seal::{Doors, Sealed, seal};
 use trustee_agent::state::{Phase, RunDirectory, StateError};
 
 /// A machine in its initramfs; without the programs for a TPM the test says so and passes.
@@ -49,7 +50,7 @@ impl Machine {
     }
 
     fn seal(&self, how: Seal) -> Result<Sealed, MeasureError> {
-        seal(how, &self.registers())
+        seal(pcr11(how), &self.registers())
     }
 
     fn pcr(&self, number: usize) -> String {
@@ -117,10 +118,14 @@ fn without_a_tpm_there_is_no_seal() {
         run: &machine.run,
         log: MeasureLog::of(&machine.run),
     };
-    let error = seal(Seal::Pcr11, &registers).unwrap_err();
+    let error = seal(pcr11(Seal::Pcr11), &registers).unwrap_err();
     assert!(matches!(error, MeasureError::Tpm(_)), "{error}");
     assert_eq!(machine.run.read().unwrap().phase, Phase::Open);
-    assert_eq!(seal(Seal::None, &registers).unwrap(), Sealed::Not);
+    let none = Doors {
+        pcr11: None,
+        rtmr3: None,
+    };
+    assert_eq!(seal(none, &registers).unwrap(), Sealed::Not);
 }
 
 #[test]
@@ -180,6 +185,45 @@ fn a_volume_is_measured_as_systemd_measures_it_and_once() {
     let seen = format!("{state:?}{}", machine.log());
     assert!(machine.log().contains("\"eventType\":\"volume-key\""));
     assert!(!seen.contains(&"5a".repeat(8)), "the key is in {seen}");
+}
+
+/// One door that does not shut is a door that is open, and no reason to leave the other one open.
+#[test]
+fn a_td_whose_register_cannot_move_is_not_sealed() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let root = tempfile::tempdir().unwrap();
+    let both = Doors {
+        rtmr3: Some(root.path()),
+        ..pcr11(Seal::Pcr11)
+    };
+    let error = seal(both, &machine.registers()).unwrap_err();
+    assert!(
+        matches!(error, MeasureError::Tee(TeeError::Missing { .. })),
+        "{error}"
+    );
+    assert_eq!(machine.pcr(11), SEALED);
+    assert_eq!(machine.run.read().unwrap().phase, Phase::Open);
+    // An old kernel, and a kernel whose file is one of data.
+    let file = root
+        .path()
+        .join("sys/devices/virtual/misc/tdx_guest/measurements/rtmr3:sha384");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, [0; 48]).unwrap();
+    let error = seal(both, &machine.registers()).unwrap_err();
+    assert!(
+        matches!(error, MeasureError::Tee(TeeError::Unmoved { .. })),
+        "{error}"
+    );
+    assert_eq!(machine.run.read().unwrap().phase, Phase::Open);
+}
+
+fn pcr11(how: Seal) -> Doors<'static> {
+    Doors {
+        pcr11: Some(how),
+        rtmr3: None,
+    }
 }
 
 /// SHA-256 over 32 zeros and SHA-256 of the words.

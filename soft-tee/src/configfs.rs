@@ -237,7 +237,7 @@ impl Filesystem for Files {
     }
 }
 
-fn attributes(inode: u64) -> FileAttr {
+pub(crate) fn attributes(inode: u64) -> FileAttr {
     let is_directory = inode == ROOT || inode.is_multiple_of(STRIDE);
     FileAttr {
         ino: INodeNo(inode),
@@ -267,4 +267,4 @@ const ROOT: u64 = 1;
 const STRIDE: u64 = 16;
 const NAMES: [&str; 5] = ["inblob", "outblob", "auxblob", "provider", "generation"];
 /// Nothing is remembered: every look is a new one.
-const NEVER: Duration = Duration::ZERO;
+pub(crate) const NEVER: Duration = Duration::ZERO;

@@ -6,7 +6,8 @@
 //! [`snp::Chip`] signs SEV-SNP reports under an ARK, ASK and VCEK of its own; [`tdx::Platform`] signs quotes
 //! under a PCK chain of its own and brings the collateral that Intel would serve; [`tpm::SoftTpm`] signs quotes of PCRs,
 //! [`hcl`] lays out what Azure's paravisor says of both.
-//! [`configfs::Configfs`] serves reports through the files of the kernel's interface and counts how often it is asked.
+//! [`configfs::Configfs`] serves reports through the files of the kernel's interface and counts how often it is asked,
+//! [`rtmr::Rtmr3`] serves the register that a TD extends.
 //!
 //! No Trustee and no machine is needed, and none is imitated beyond its interface.
 
@@ -19,6 +20,7 @@
 
 pub mod configfs;
 pub mod hcl;
+pub mod rtmr;
 pub mod snp;
 pub mod tdx;
 pub mod tpm;

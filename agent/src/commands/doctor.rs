@@ -7,10 +7,12 @@ mod findings;
 
 use crate::config::{Config, ServerUrl};
 use crate::error::Error;
+use crate::evidence::rtmr::Rtmr3;
 use crate::evidence::tpm_status::{AkState, inspect};
 use crate::evidence::{self, EvidenceError};
 use crate::exit;
 use crate::kbs::{Client, KbsError, Probe};
+use crate::seal::Doors;
 use crate::{report, trust};
 use findings::{Broken, Checks};
 use kbs_protocol::resource::Volume;
@@ -58,6 +60,13 @@ fn check_processor(config: &Config, checks: &mut Checks) -> Result<(), Broken> {
                 Broken::new("evidence", error.owner(), error.to_string(), error.advice())
             })?;
         checks.note("evidence", &what);
+    }
+    // Found out now, and not when the machine powers off at the end of its initramfs.
+    if let Some(root) = Doors::of(config).rtmr3 {
+        Rtmr3::find(root).map_err(|error| {
+            Broken::new("seal", error.owner(), error.to_string(), error.advice())
+        })?;
+        checks.note("seal", "RTMR 3 can be extended");
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::console;
 use crate::error::Error;
 use crate::measure::{MeasureLog, Registers};
 use crate::report;
-use crate::seal::{Sealed, seal};
+use crate::seal::{Doors, Sealed, seal};
 use crate::state::RunDirectory;
 use serde_json::json;
 use std::path::Path;
@@ -32,7 +32,7 @@ fn attempt(config: &Path, json: bool) -> Result<ExitCode, Error> {
         run: &run,
         log: MeasureLog::of(&run),
     };
-    let (sealed, text) = match seal(config.boot.seal, &registers)? {
+    let (sealed, text) = match seal(Doors::of(&config), &registers)? {
         Sealed::Now => (
             true,
             "sealed: disk secrets cannot be fetched until the next boot\n",

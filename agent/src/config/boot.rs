@@ -3,7 +3,7 @@
 //! `[boot]`: how strict the initramfs is, and what shuts the door behind the last fetch. Read by the generator,
 //! by `seal`, and by whoever opens volumes.
 
-use super::{ConfigError, Problem, raw};
+use super::{ConfigError, Problem, Sources, raw};
 use serde::Deserialize;
 
 /// `[boot]`, checked.
@@ -43,13 +43,21 @@ impl Seal {
 }
 
 impl Boot {
-    pub(super) fn parse(raw: raw::Boot) -> Result<Self, ConfigError> {
+    pub(super) fn parse(raw: raw::Boot, sources: &Sources) -> Result<Self, ConfigError> {
         if raw.confidential && raw.seal == Seal::None {
             let problem = Problem::new(
                 "a confidential node must not be able to ask for its secret again once it has booted",
                 "use pcr11 or uki-phases, or say confidential = false",
             );
             return Err(ConfigError::value("boot.seal", "none", problem));
+        }
+        if raw.seal != Seal::None && !sources.can_be_sealed() {
+            let problem = Problem::new(
+                "SEV-SNP alone has no register that a seal could move",
+                "put a TPM beside it (evidence.additional = [\"tpm\"]); or say seal = \"none\" and confidential = false, \
+                 and what is booted can fetch the disk's secret again",
+            );
+            return Err(ConfigError::value("boot.seal", raw.seal.as_str(), problem));
         }
         for argument in &raw.allow_arguments {
             argument_problem(argument)?;

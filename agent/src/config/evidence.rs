@@ -57,6 +57,17 @@ impl Sources {
         std::iter::once(self.primary).chain(self.additional.iter().copied())
     }
 
+    /// Whether a TPM's registers are in what this machine shows: its own, or a paravisor's.
+    pub fn shows_pcrs(&self) -> bool {
+        self.all()
+            .any(|tee| matches!(tee, Tee::Tpm | Tee::AzSnpVtpm | Tee::AzTdxVtpm))
+    }
+
+    /// Whether anything in what this machine shows can move at the end of its initramfs.
+    pub(super) fn can_be_sealed(&self) -> bool {
+        self.shows_pcrs() || self.all().any(|tee| tee == Tee::Tdx)
+    }
+
     /// Whether a TPM of ours is among them.
     pub fn has_tpm(&self) -> bool {
         self.all().any(|tee| tee == Tee::Tpm)
@@ -126,9 +137,16 @@ mod tests {
             ("az-snp-vtpm", Tee::AzSnpVtpm),
             ("az-tdx-vtpm", Tee::AzTdxVtpm),
         ] {
-            let alone = parse(&format!("primary = {name:?}")).unwrap();
+            // SEV-SNP alone has nothing to seal.
+            let seal = "[boot]\nconfidential = false\nseal = \"none\"";
+            let alone = parse(&format!("primary = {name:?}\n{seal}")).unwrap();
             assert_eq!(alone.all().collect::<Vec<_>>(), [tee]);
             assert!(!alone.has_tpm());
+            assert_eq!(alone.shows_pcrs(), name.starts_with("az-"));
+            match parse(&format!("primary = {name:?}")) {
+                Err(why) => assert!(tee == Tee::Snp && why.contains("no register"), "{why}"),
+                Ok(_) => assert_ne!(tee, Tee::Snp),
+            }
             let both = parse(&format!("primary = {name:?}\nadditional = [\"tpm\"]")).unwrap();
             assert_eq!(both.all().collect::<Vec<_>>(), [tee, Tee::Tpm]);
             assert!(both.has_tpm());

@@ -4,14 +4,15 @@
 //! section 38.4), in the form of the TCG PC Client Platform Firmware Profile, section 10. Only its end is looked for
 //! here; what it says is the verifier's business.
 
+use super::rtmr;
 use super::tee_error::TeeError;
 use super::tsm::read_limited;
 use kbs_protocol::Error;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The log, cut where it ends, and after it the log of an Attestation Agent in the same form, if one runs
-/// here. `None` where the firmware keeps none.
+/// The log, cut where it ends; after it what this agent has extended, and the log of an Attestation Agent, all in the
+/// same form. `None` where the firmware keeps none.
 ///
 /// # Errors
 /// It cannot be read, or is no log.
@@ -22,7 +23,9 @@ pub(super) fn read(root: &Path) -> Result<Option<Vec<u8>>, TeeError> {
     let length = used(&table)?;
     let mut log = table;
     log.truncate(length);
-    log.extend(optional(&root.join(AGENT_LOG))?.unwrap_or_default());
+    for more in [rtmr::LOG, AGENT_LOG] {
+        log.extend(optional(&root.join(more))?.unwrap_or_default());
+    }
     // What upstream's attester ends it with, and its parser looks for.
     log.extend([0xff; 8]);
     Ok(Some(log))
@@ -193,7 +196,8 @@ mod tests {
             [&log()[..], &[0xff; 8]].concat()
         );
         put(AGENT_LOG, b"more");
-        let both = [&log()[..], b"more", &[0xff; 8]].concat();
+        put(crate::evidence::rtmr::LOG, b"ours");
+        let both = [&log()[..], b"ours", b"more", &[0xff; 8]].concat();
         assert_eq!(read(root.path()).unwrap().unwrap(), both);
         put(TABLE, b"short");
         assert!(read(root.path()).is_err());

@@ -299,7 +299,7 @@ mod tests {
     fn config(evidence: &str, root: &std::path::Path) -> Config {
         Config::parse(&format!(
             "[kbs]\nservers = [\"http://kbs\"]\ninsecure_http = true\n[evidence]\nroot = {root:?}\n{evidence}\n\
-             [tpm]\ntcti = \"device:/dev/null\""
+             [boot]\nconfidential = false\nseal = \"none\"\n[tpm]\ntcti = \"device:/dev/null\""
         ))
         .unwrap()
     }

@@ -74,7 +74,17 @@ impl SnpAttester {
         let report = *SnpReport::parse(&report)?.fields();
         check(&report, &data, self.init_data.as_ref())?;
         let cert_chain = match CertTable::parse(&table) {
-            Ok(table) => table.into_chain(),
+            Ok(table) => {
+                let chain = table.into_chain();
+                if chain.is_none() {
+                    log::warn!(
+                        "the host handed no certificate of the processor's key along: the KBS needs it from AMD's \
+                         service or from its own store, under chip {}",
+                        hex::encode(report.chip_id)
+                    );
+                }
+                chain
+            }
             // They are a convenience of the host's; the report stands without them.
             Err(error) => {
                 log::warn!("{error}; sending the report without certificates");
@@ -143,18 +153,21 @@ impl Attester for SnpAttester {
 fn missing(root: &Path) -> TeeError {
     let (why, cure) = match root.join("sys/devices/platform/sev-guest").exists() {
         true => (
-            "the firmware is there, the driver sev-guest is not loaded",
+            "the firmware is there, the kernel module sev-guest is not loaded".to_owned(),
             DRIVER,
         ),
         false => (
-            "there is neither /sys/kernel/config/tsm/report nor /dev/sev-guest",
+            format!(
+                "there is neither /sys/kernel/config/tsm/report nor /dev/sev-guest: {}",
+                Tsm::what_is_missing(root)
+            ),
             "start the machine as an SEV-SNP guest, with a kernel that has CONFIG_SEV_GUEST and CONFIG_TSM_REPORTS; or \
              set evidence.primary in agent.toml to what this machine is",
         ),
     };
     TeeError::Missing {
         tee: Tee::Snp,
-        why: why.to_owned(),
+        why,
         cure,
     }
 }
@@ -164,3 +177,74 @@ const DEVICE: &str = "dev/sev-guest";
 /// Of the guest message, not of the report.
 const MESSAGE_VERSION: u32 = 1;
 const OLDEST_VERSION: u32 = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::{DEVICE, SnpAttester};
+    use crate::evidence::Attester as _;
+    use kbs_protocol::message::RuntimeData;
+    use kbs_protocol::runtime_data::RuntimeDigest;
+    use kbs_protocol::tee_key::TeeKey;
+    use std::path::Path;
+
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// From below: file system, mount, module, driver; each is named while it is the first that is missing.
+    #[test]
+    fn what_is_missing_is_named_from_below() {
+        let root = tempfile::tempdir().unwrap();
+        let why = || {
+            SnpAttester::open(root.path(), None)
+                .err()
+                .unwrap()
+                .to_string()
+        };
+        assert!(why().contains("module configfs is not loaded"), "{}", why());
+        put(
+            root.path(),
+            "proc/filesystems",
+            "nodev\tsysfs\nnodev\tconfigfs\n",
+        );
+        assert!(why().contains("configfs is not mounted"), "{}", why());
+        put(
+            root.path(),
+            "proc/self/mounts",
+            "configfs /sys/kernel/config configfs rw 0 0\n",
+        );
+        assert!(why().contains("module tsm_report"), "{}", why());
+        std::fs::create_dir_all(root.path().join("sys/devices/platform/sev-guest")).unwrap();
+        assert!(
+            why().contains("module sev-guest is not loaded"),
+            "{}",
+            why()
+        );
+    }
+
+    /// The older way, as far as it goes on a machine without the device: it is taken, said, and fails in words.
+    #[test]
+    fn without_configfs_the_device_is_asked() {
+        let root = tempfile::tempdir().unwrap();
+        put(root.path(), DEVICE, "");
+        let mut attester = SnpAttester::open(root.path(), None).unwrap();
+        let what = attester.detect().unwrap();
+        assert!(
+            what.ends_with("without certificates, through /dev/sev-guest"),
+            "{what}"
+        );
+        if Path::new("/").join(DEVICE).exists() {
+            eprintln!("SKIPPED: this machine has /dev/sev-guest, so nothing more was tested here");
+            return;
+        }
+        let data = RuntimeData {
+            nonce: "n".to_owned(),
+            tee_pubkey: TeeKey::generate().unwrap().public(),
+        };
+        let error = attester.collect(&RuntimeDigest::primary(&data, "").unwrap());
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("cannot ask /dev/sev-guest: "), "{error}");
+    }
+}

@@ -87,15 +87,22 @@ impl Attester for TdxAttester {
 fn missing(root: &Path) -> TeeError {
     let (why, cure) = match root.join("dev/tdx_guest").exists() {
         true => (
-            "there is /dev/tdx_guest, but no /sys/kernel/config/tsm/report: this kernel makes reports and no quotes",
+            "there is /dev/tdx_guest, but no /sys/kernel/config/tsm/report: this kernel makes reports and no quotes"
+                .to_owned(),
             "use Linux 6.7 or newer with CONFIG_TDX_GUEST_DRIVER and CONFIG_TSM_REPORTS, and have configfs in the \
              initramfs",
         ),
-        false => ("there is no /sys/kernel/config/tsm/report", DRIVER),
+        false => (
+            format!(
+                "there is no /sys/kernel/config/tsm/report: {}",
+                Tsm::what_is_missing(root)
+            ),
+            DRIVER,
+        ),
     };
     TeeError::Missing {
         tee: Tee::Tdx,
-        why: why.to_owned(),
+        why,
         cure,
     }
 }

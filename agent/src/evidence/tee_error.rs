@@ -76,6 +76,14 @@ pub enum TeeError {
         /// What it should have been launched with, lower-case hex.
         expected: String,
     },
+    /// The kernel takes an extend and the register does not show it.
+    #[error("RTMR 3 was {before} and is {after} now, which is not what was extended")]
+    Unmoved {
+        /// The value before, lower-case hex.
+        before: String,
+        /// The value after, lower-case hex.
+        after: String,
+    },
     /// Azure's metadata service gives nothing to show.
     #[error("Azure's metadata service does not help with {tee} evidence: {why}")]
     Metadata {
@@ -158,6 +166,9 @@ impl Blame for TeeError {
             Self::Pcr8Taken { .. } => {
                 "boot a unified kernel image, which leaves PCR 8 alone; or name nodes by their attestation key and \
                  remove kbs.init_data_file"
+            }
+            Self::Unmoved { .. } => {
+                "find the other program that extends RTMR 3; or do not trust this machine's kernel"
             }
             Self::Malformed(_) => {
                 "report this together with the processor's model and the kernel's version"

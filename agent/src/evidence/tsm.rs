@@ -35,6 +35,20 @@ impl Tsm {
         reports.is_dir().then_some(Self(reports))
     }
 
+    /// What of the interface is not there, from below.
+    pub(super) fn what_is_missing(root: &Path) -> &'static str {
+        let known = fs::read_to_string(root.join("proc/filesystems")).unwrap_or_default();
+        if !known.lines().any(|line| line.ends_with("\tconfigfs")) {
+            "the kernel module configfs is not loaded"
+        } else if !root.join(CONFIGFS_BELOW).join("tsm").is_dir()
+            && !is_mounted(root, &format!("/{CONFIGFS_BELOW}"))
+        {
+            "configfs is not mounted at /sys/kernel/config"
+        } else {
+            "the kernel module tsm_report (tsm before Linux 6.16) is not loaded"
+        }
+    }
+
     /// Makes sure that the driver behind it is the one for this kind of evidence.
     pub(super) fn expect(&self, tee: Tee, expected: &'static str) -> Result<(), TeeError> {
         Request::make(self, tee)?.expect(tee, expected)
@@ -145,17 +159,21 @@ pub(super) fn read_limited(path: &Path, limit: usize) -> Result<Vec<u8>, TeeErro
 
 /// As systemd mounts it. If it fails, the interface stays absent and the error says so.
 fn mount_configfs() {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    if mounts
-        .lines()
-        .all(|line| line.split(' ').nth(1) != Some(CONFIGFS))
-    {
+    if !is_mounted(Path::new("/"), CONFIGFS) {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let _ = mount("configfs", CONFIGFS, "configfs", flags, None);
     }
 }
 
+fn is_mounted(root: &Path, at: &str) -> bool {
+    let mounts = fs::read_to_string(root.join("proc/self/mounts")).unwrap_or_default();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(at))
+}
+
 const CONFIGFS: &str = "/sys/kernel/config";
+const CONFIGFS_BELOW: &str = "sys/kernel/config";
 const REPORTS: &str = "sys/kernel/config/tsm/report";
 pub(super) const DRIVER: &str = "put the guest driver (sev-guest or tdx-guest, with tsm) into the initramfs and load it; \
      `trustee-agent doctor` shows when it is there";

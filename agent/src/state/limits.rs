@@ -41,10 +41,14 @@ fn volume_problem(name: &str, volume: &Volume) -> Option<String> {
 }
 
 fn extend_problem(extend: &Extend) -> Option<String> {
+    let is_value = match extend.register.starts_with("rtmr") {
+        true => is_sha384,
+        false => is_sha256,
+    };
     let good = is_word(&extend.register)
         && is_line(&extend.event)
-        && is_sha256(&extend.before)
-        && is_sha256(&extend.after);
+        && is_value(&extend.before)
+        && is_value(&extend.after);
     (!good).then(|| "an extend has another form".to_owned())
 }
 
@@ -87,6 +91,10 @@ fn is_device_number(text: &str) -> bool {
 
 fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(is_hex)
+}
+
+fn is_sha384(text: &str) -> bool {
+    text.len() == 96 && text.bytes().all(is_hex)
 }
 
 fn is_hex(b: u8) -> bool {

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use sheepfold_tests::administrator::Stored;
 use sheepfold_tests::world::{Node, World};
 use soft_tee::configfs::{Configfs, Device};
+use soft_tee::rtmr::Rtmr3;
 use soft_tee::snp::{Authority, Generation};
 use soft_tee::tdx::{Platform, Td, event_log};
 use std::path::Path;
@@ -91,7 +92,7 @@ fn snp(root: &Path, measurement: u8) -> (World, Node, Stored, Configfs) {
     )
 }
 
-fn tdx(root: &Path) -> (World, Node, Stored, Configfs) {
+fn tdx(root: &Path) -> (World, Node, Stored, Configfs, Rtmr3) {
     let platform = Platform::new(now());
     let (pem, collateral) = (root.join("intel.pem"), root.join("collateral.json"));
     std::fs::write(&pem, platform.root_pem()).unwrap();
@@ -100,9 +101,12 @@ fn tdx(root: &Path) -> (World, Node, Stored, Configfs) {
     let table = root.join("sys/firmware/acpi/tables/data/CCEL");
     std::fs::create_dir_all(table.parent().unwrap()).unwrap();
     std::fs::write(table, [&log[..], &[0xff; 4096]].concat()).unwrap();
+    let rtmr3 = Rtmr3::serve(root).unwrap();
+    let register = rtmr3.register();
     let device = move |data: &[u8]| {
+        let [first, second, third, _] = rtmrs;
         let td = Td {
-            rtmrs,
+            rtmrs: [first, second, third, *register.lock().unwrap()],
             report_data: data.try_into().unwrap(),
             ..Td::default()
         };
@@ -121,7 +125,9 @@ fn tdx(root: &Path) -> (World, Node, Stored, Configfs) {
         "--tdx-collateral",
         collateral.to_str().unwrap(),
     ];
-    confidential("tdx", &lab, &values, Box::new(device), root)
+    let (world, node, stored, configfs) =
+        confidential("tdx", &lab, &values, Box::new(device), root);
+    (world, node, stored, configfs, rtmr3)
 }
 
 /// The secret comes, with one report for the handshake; status and doctor know what it came from.
@@ -162,7 +168,7 @@ fn snp_and_a_tpm_open_the_disk() {
 #[test]
 fn tdx_and_a_tpm_open_the_disk() {
     let root = tempfile::tempdir().unwrap();
-    let (world, _, stored, configfs) = tdx(root.path());
+    let (world, _, stored, configfs, _rtmr3) = tdx(root.path());
     releases(
         &world,
         &stored,
@@ -170,6 +176,48 @@ fn tdx_and_a_tpm_open_the_disk() {
         "TDX quotes through configfs-tsm, with an event log",
     );
 }
+
+/// The processor's register is a door of its own: a TPM that the host has reset does not open it again.
+#[test]
+fn a_sealed_td_attests_and_gets_nothing() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut world, _, _, _configfs, rtmr3) = tdx(root.path());
+    for says in ["sealed: disk secrets cannot be fetched", "sealed already"] {
+        let sealed = world.run(world.agent(["seal"])).unwrap();
+        assert_eq!(sealed.code, Some(0), "{sealed}");
+        assert!(sealed.err().contains(says), "{sealed}");
+        assert_eq!(hex::encode(rtmr3.value()), SEALED);
+    }
+    world.tpm.restart().unwrap();
+    let refused = world.run(world.agent(["fetch"])).unwrap();
+    assert_eq!(refused.code, Some(14), "{refused}");
+    let explained = world.run(world.agent(["explain"])).unwrap();
+    assert!(
+        explained
+            .err()
+            .contains("its configuration is not approved"),
+        "{explained}"
+    );
+    // The event is in the log that went along, or the KBS would not have believed the quote.
+    let attested = world.run(world.agent(["attest"])).unwrap();
+    assert_eq!(attested.code, Some(0), "{attested}\n{}", world.lab.log());
+}
+
+#[test]
+fn a_td_that_cannot_be_sealed_is_found_out_early() {
+    let root = tempfile::tempdir().unwrap();
+    let (world, _, _, _configfs, rtmr3) = tdx(root.path());
+    drop(rtmr3);
+    for command in ["doctor", "seal"] {
+        let stopped = world.run(world.agent([command])).unwrap();
+        assert_eq!(stopped.code, Some(11), "{stopped}");
+        assert!(stopped.err().contains("rtmr3:sha384"), "{stopped}");
+        assert!(stopped.err().contains("Linux 6.16"), "{stopped}");
+    }
+}
+
+/// RTMR 3 over 48 zeros and SHA-384 of `trustee:leave-initrd`, as `sha384sum` gives it.
+const SEALED: &str = "a8ee4d94fa0fd73a8485ca170bc0ed9b18da11a405c16cd32b28c2ac14fa0a3cbf9b09bd90f502ea53325c14b89e1ffd";
 
 #[test]
 fn another_launch_is_refused_and_explained() {
@@ -205,7 +253,7 @@ fn a_node_never_takes_the_next_best() {
     );
     let nothing = tempfile::tempdir().unwrap();
     stops(
-        "primary = \"snp\"",
+        "primary = \"snp\"\nadditional = [\"tpm\"]",
         nothing.path(),
         "neither /sys/kernel/config/tsm/report nor /dev/sev-guest",
     );
