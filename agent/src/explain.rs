@@ -43,7 +43,7 @@ pub enum Outcome<'a> {
 impl Explanation<'_> {
     /// The one sentence.
     pub fn sentence(&self) -> String {
-        let appraisal = self.ear.as_ref().and_then(Ear::primary);
+        let appraisal = self.ear.as_ref().and_then(Ear::decisive);
         let path = self.path.unwrap_or("the resource");
         match (self.outcome, appraisal) {
             (Outcome::Released, _) => format!("the KBS gives {path} to this node"),
@@ -70,7 +70,7 @@ impl Explanation<'_> {
     /// The next step.
     pub fn advice(&self) -> Option<String> {
         let owner = self.owner()?;
-        let appraisal = self.ear.as_ref().and_then(Ear::primary);
+        let appraisal = self.ear.as_ref().and_then(Ear::decisive);
         match (self.outcome, appraisal) {
             (_, Some(appraisal)) if owner == Owner::Policy => Some(cure(appraisal).to_owned()),
             (Outcome::Refused(error), _) => Some(error.advice()),
@@ -83,7 +83,7 @@ impl Explanation<'_> {
         match self.outcome {
             Outcome::Released | Outcome::TokenOnly => None,
             Outcome::Refused(error) => Some(error.owner()),
-            Outcome::Attested => match self.ear.as_ref().and_then(Ear::primary) {
+            Outcome::Attested => match self.ear.as_ref().and_then(Ear::decisive) {
                 Some(appraisal) if vouched(appraisal) => None,
                 _ => Some(Owner::Policy),
             },
@@ -102,7 +102,7 @@ impl Explanation<'_> {
 
     /// The same, for programs.
     pub fn to_json(&self) -> Value {
-        let appraisal = self.ear.as_ref().and_then(Ear::primary);
+        let appraisal = self.ear.as_ref().and_then(Ear::decisive);
         json!({
             "ok": self.owner().is_none(),
             "sentence": self.sentence(),
@@ -112,15 +112,28 @@ impl Explanation<'_> {
             "node_id": self.node,
             "status": appraisal.and_then(|a| a.status.as_deref()),
             "policy_id": appraisal.and_then(|a| a.policy_id.as_deref()),
+            "evidence": appraisal.and_then(|a| a.tee.as_deref()),
             "trust_vector": appraisal.map(|a| &a.trust_vector),
-            "recognised_as": appraisal.and_then(|a| a.node.as_deref()),
-            "ak_sha256": appraisal.and_then(fingerprint),
-            "pcrs": appraisal.map(|a| &a.pcrs),
+            "reasons": appraisal.map(|a| &a.reasons),
+            "recognised_as": self.of_any(|a| a.node.clone()),
+            "ak_sha256": self.of_any(fingerprint),
+            "pcrs": self.tpm().map(|a| &a.pcrs),
             "error": match self.outcome {
                 Outcome::Refused(error) => crate::report::error_json(error),
                 _ => Value::Null,
             },
         })
+    }
+
+    /// What the first piece of evidence that has it says.
+    fn of_any<T>(&self, get: impl Fn(&Appraisal) -> Option<T>) -> Option<T> {
+        self.ear.as_ref()?.submods.values().find_map(get)
+    }
+
+    /// The piece of evidence with PCRs.
+    fn tpm(&self) -> Option<&Appraisal> {
+        let mut pieces = self.ear.as_ref()?.submods.values();
+        pieces.find(|appraisal| !appraisal.pcrs.is_empty())
     }
 
     fn rows(&self) -> Vec<(String, String)> {
@@ -131,9 +144,10 @@ impl Explanation<'_> {
         row("server", self.server.map(str::to_owned));
         row("path", self.path.map(str::to_owned));
         row("node id", self.node.clone());
-        if let Some(appraisal) = self.ear.as_ref().and_then(Ear::primary) {
-            row("recognised as", appraisal.node.clone());
-            row("AK SHA-256", fingerprint(appraisal));
+        if let Some(appraisal) = self.ear.as_ref().and_then(Ear::decisive) {
+            row("recognised as", self.of_any(|a| a.node.clone()));
+            row("AK SHA-256", self.of_any(fingerprint));
+            row("evidence", appraisal.tee.clone());
             row("verdict", appraisal.status.clone());
             row("policy", appraisal.policy_id.clone());
             for (claim, value) in appraisal
@@ -143,6 +157,11 @@ impl Explanation<'_> {
             {
                 row(claim, Some(format!("{value} ({})", Tier::of(*value))));
             }
+            for reason in &appraisal.reasons {
+                row("because", Some(reason.clone()));
+            }
+        }
+        if let Some(appraisal) = self.tpm() {
             for (number, value) in appraisal.pcrs.iter().filter(|(_, value)| is_used(value)) {
                 row(&format!("PCR {number}"), Some(value.clone()));
             }
@@ -175,13 +194,19 @@ fn complaint(appraisal: &Appraisal) -> String {
                 "executables" if appraisal.node.is_none() && appraisal.ak_public.is_some() => {
                     "what it booted is not approved, or its attestation key is not registered"
                 }
+                "executables" if matches!(appraisal.tee.as_deref(), Some("snp" | "tdx")) => {
+                    "its launch is not approved"
+                }
                 "executables" => "what it booted is not approved",
                 "hardware" => "its hardware or firmware is not approved",
                 "configuration" => "its configuration is not approved",
                 "instance-identity" => "it is not a known machine",
                 _ => "the attestation policy is not satisfied",
             };
-            format!("{what} ({claim} is {tier})")
+            match appraisal.reasons.as_slice() {
+                [] => format!("{what} ({claim} is {tier})"),
+                reasons => format!("{what} ({claim} is {tier}): {}", reasons.join(", ")),
+            }
         }
     }
 }
@@ -194,9 +219,16 @@ fn cure(appraisal: &Appraisal) -> &'static str {
         None => {
             "ask for this node's own path (kbs.path in agent.toml), or register the node under it"
         }
+        Some("executables") if matches!(appraisal.tee.as_deref(), Some("snp" | "tdx")) => {
+            "compare the launch measurement with the reference values of the KBS; approve the firmware and image if the \
+             difference is yours, else treat the host as hostile"
+        }
         Some("executables") => {
             "compare the PCRs with the reference values of the KBS and the key with its registered keys; approve the image or register the node if the difference is yours, else treat the \
              machine as tampered with"
+        }
+        Some("hardware") if appraisal.tee.as_deref() == Some("tpm") => {
+            "register the machine's attestation key: its TPM is none that the KBS knows"
         }
         Some("hardware") => "update the machine's firmware, or lower the policy's floor knowingly",
         Some(_) => "compare the claims with the attestation policy of the KBS",
@@ -312,6 +344,58 @@ mod tests {
                 .sentence()
                 .contains("key is not registered")
         );
+    }
+
+    /// The processor's piece is good; the TPM beside it is not, or the other way round.
+    #[test]
+    fn of_two_pieces_the_bad_one_is_explained() {
+        let refusal = deny();
+        let mut explained = explanation(&refusal, 3, None);
+        let ear = explained.ear.as_mut().unwrap();
+        let mut chip = ear.submods["cpu0"].clone();
+        chip.tee = Some("snp".to_owned());
+        chip.ak_public = None;
+        chip.pcrs.clear();
+        let mut tpm = ear.submods["cpu0"].clone();
+        tpm.tee = Some("tpm".to_owned());
+        tpm.status = Some("warning".to_owned());
+        tpm.trust_vector.insert("executables".to_owned(), 33);
+        let two = |chip: &Appraisal, tpm: &Appraisal| {
+            BTreeMap::from([
+                ("cpu0".to_owned(), chip.clone()),
+                ("cpu1".to_owned(), tpm.clone()),
+            ])
+        };
+        ear.submods = two(&chip, &tpm);
+        assert!(
+            explained
+                .sentence()
+                .contains("what it booted is not approved"),
+            "{}",
+            explained.sentence()
+        );
+        tpm.status = Some("affirming".to_owned());
+        tpm.trust_vector.insert("executables".to_owned(), 3);
+        chip.status = Some("contraindicated".to_owned());
+        chip.trust_vector.insert("hardware".to_owned(), 97);
+        chip.reasons = vec!["microcode is 218, a floor is 219".to_owned()];
+        explained.ear.as_mut().unwrap().submods = two(&chip, &tpm);
+        assert!(
+            explained.sentence().ends_with(
+                "its hardware or firmware is not approved (hardware is contraindicated): microcode is 218, a floor is 219"
+            ),
+            "{}",
+            explained.sentence()
+        );
+        let text = explained.to_text();
+        for part in [
+            "evidence          snp",
+            "because           microcode",
+            "PCR 4 ",
+            "AK SHA-256",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub struct Appraisal {
     pub trust_vector: BTreeMap<String, i64>,
     /// The policy that decided.
     pub policy_id: Option<String>,
+    /// The kind of evidence, where the policy says so.
+    pub tee: Option<String>,
+    /// Why the claims are no better, in the policy's words.
+    pub reasons: Vec<String>,
     /// The node that the policy recognised, where it says so.
     pub node: Option<String>,
     /// Base64 of the attestation key's SubjectPublicKeyInfo.
@@ -107,6 +111,23 @@ impl Ear {
     pub fn primary(&self) -> Option<&Appraisal> {
         self.submods.get("cpu0")
     }
+
+    /// The appraisal that a refusal is about: the worst one; the primary one among equals. One bad piece of evidence
+    /// spoils the others.
+    pub fn decisive(&self) -> Option<&Appraisal> {
+        let badness = |appraisal: &&Appraisal| {
+            let worst = appraisal
+                .trust_vector
+                .values()
+                .map(|value| Tier::of(*value));
+            (
+                appraisal.status.as_deref() != Some("affirming"),
+                worst.max(),
+            )
+        };
+        // Among equals the last one is taken.
+        self.submods.values().rev().max_by_key(badness)
+    }
 }
 
 impl Appraisal {
@@ -124,6 +145,15 @@ impl Appraisal {
                 .filter_map(|(name, value)| Some((shown(name), value.as_i64()?)))
                 .collect(),
             policy_id: text("ear.appraisal-policy-id"),
+            tee: text("sheepfold.tee"),
+            reasons: submod
+                .get("sheepfold.reasons")
+                .and_then(Value::as_str)
+                .into_iter()
+                .flat_map(|reasons| reasons.split("; "))
+                .take(MOST_REASONS)
+                .map(shown)
+                .collect(),
             node: text("sheepfold.node"),
             ak_public: tpm
                 .and_then(|t| t.get("ak_public")?.as_str())
@@ -149,6 +179,8 @@ fn shown(text: &str) -> String {
 
 const TOKEN: &str = "the attestation token";
 const TEXT_LIMIT: usize = 200;
+/// Four parts of a TCB below as many floors as anybody keeps, and a debug bit.
+const MOST_REASONS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -168,7 +200,7 @@ mod tests {
                 "ear.status": "warning",
                 "ear.trustworthiness-vector": { "executables": 33, "hardware": 2 },
                 "ear.appraisal-policy-id": "default",
-                "sheepfold.node": "n1",
+                "sheepfold.node": "n1", "sheepfold.tee": "tpm", "sheepfold.reasons": "a is 1; b\u{1b}",
                 "ear.veraison.annotated-evidence": {
                     "tpm": { "ak_public": "MIIB", "pcr00": "AA", "pcr14": "bb" },
                 }
@@ -184,11 +216,37 @@ mod tests {
         assert_eq!(cpu.trust_vector["executables"], 33);
         assert_eq!(cpu.policy_id.as_deref(), Some("default"));
         assert_eq!(cpu.node.as_deref(), Some("n1"));
+        assert_eq!(cpu.tee.as_deref(), Some("tpm"));
+        assert_eq!(cpu.reasons.len(), 2);
+        assert_eq!(cpu.reasons[0], "a is 1");
+        assert!(!cpu.reasons[1].contains('\u{1b}'));
         assert_eq!(cpu.ak_public.as_deref(), Some("MIIB"));
         assert_eq!(
             (cpu.pcrs[&0].as_str(), cpu.pcrs[&14].as_str()),
             ("aa", "bb")
         );
+    }
+
+    #[test]
+    fn the_worst_piece_decides() {
+        let decisive = |pieces: &[(&str, i64)]| {
+            let submods: serde_json::Map<_, _> = (0..)
+                .zip(pieces)
+                .map(|(n, (status, value))| {
+                    let submod = json!({
+                        "ear.status": status, "ear.trustworthiness-vector": {"hardware": value},
+                        "sheepfold.tee": format!("{n}"),
+                    });
+                    (format!("cpu{n}"), submod)
+                })
+                .collect();
+            let ear = Ear::read(&token(&json!({"submods": submods}))).unwrap();
+            ear.decisive().unwrap().tee.clone().unwrap()
+        };
+        assert_eq!(decisive(&[("affirming", 2), ("affirming", 2)]), "0");
+        assert_eq!(decisive(&[("affirming", 2), ("warning", 33)]), "1");
+        assert_eq!(decisive(&[("contraindicated", 97), ("warning", 33)]), "0");
+        assert_eq!(decisive(&[("affirming", 2), ("none", 0)]), "1");
     }
 
     #[test]

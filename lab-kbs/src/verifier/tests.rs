@@ -10,6 +10,7 @@
 
 mod azure;
 mod recorded;
+mod recorded_policy;
 mod sample;
 mod snp;
 mod tdx;

@@ -21,7 +21,7 @@ trust_claims := {
 }
 
 # What the resource policy needs to know goes into the token.
-extensions := array.concat(about_evidence, about_node)
+extensions := array.concat(array.concat(about_evidence, about_node), about_reasons)
 
 default about_evidence := []
 
@@ -260,6 +260,32 @@ launched(launch) if {
 		input.tdx.quote.body[name] == value
 	}
 }
+
+# ---- For people: why these claims are no better. Nothing is decided by it.
+
+default about_reasons := []
+
+about_reasons := [{"name": "sheepfold.reasons", "key": -70005, "value": concat("; ", reasons)}] if count(reasons) > 0
+
+reasons contains sprintf("%s is %v, a floor is %v", [part, level, floor[part]]) if {
+	hardware > 31
+	some floor in list("snp_tcb_floors")
+	is_number(floor[part])
+	level := tcb_level(concat("", ["reported_tcb_", part]))
+	level < floor[part]
+}
+
+reasons contains concat(" ", ["the TCB status is", claims.tcb_status]) if {
+	hardware > 31
+	is_string(claims.tcb_status)
+}
+
+reasons contains concat(" ", [name, "is set"]) if {
+	some name in ["policy_debug_allowed", "policy_migrate_ma"]
+	claims[name] in {true, "true"}
+}
+
+reasons contains "the debug attribute is set" if claims.td_attributes.debug == true
 
 # ---- Helpers.
 

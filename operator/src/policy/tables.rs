@@ -20,6 +20,8 @@ pub(super) struct Evidence {
     input: Value,
     values: BTreeMap<String, Value>,
     known: ReferenceValues,
+    /// Whether the row asks for the words to people alone; the others pass over them.
+    for_people: bool,
 }
 
 /// A token and a request. The answer is `allow`, `deny`, `silence` or `error`.
@@ -36,6 +38,7 @@ impl Evidence {
             input,
             values,
             known,
+            for_people: false,
         }
     }
 
@@ -54,6 +57,10 @@ impl Evidence {
         let Ok(appraisal) = policy.appraise(&self.input, &self.known) else {
             return "error".to_owned();
         };
+        let reasons = appraisal.extensions.get(REASONS);
+        if self.for_people {
+            return reasons.map_or("-".to_owned(), Value::to_string);
+        }
         let claim = |name: &str| {
             appraisal
                 .claims
@@ -68,7 +75,8 @@ impl Evidence {
         ]
         .map(claim)
         .join(" ");
-        for (name, value) in &appraisal.extensions {
+        let decided = |(name, _): &(&String, &Value)| *name != REASONS;
+        for (name, value) in appraisal.extensions.iter().filter(decided) {
             let value = value
                 .as_str()
                 .map_or_else(|| value.to_string(), str::to_owned);
@@ -128,6 +136,31 @@ pub(super) fn attestation() -> Vec<Row<Evidence>> {
     for first in [tpm, snp, tdx, az_snp, az_tdx] {
         of(first, TWO_KINDS);
     }
+    let said = rows.len();
+    let mut of = |base: fn() -> Evidence, cases: &[(&str, Change, &str)]| {
+        for (why, change, answer) in cases {
+            let Evidence {
+                mut input,
+                mut values,
+                ..
+            } = base();
+            change(&mut input, &mut values);
+            let mut question = Evidence::new(input, values);
+            question.for_people = true;
+            let why = format!("for people: {why}");
+            let answer = (*answer).to_owned();
+            rows.push(Row {
+                why,
+                question,
+                answer,
+            });
+        }
+    };
+    of(snp, SNP_REASONS);
+    of(az_snp, AZ_SNP_REASONS);
+    of(tdx, TDX_REASONS);
+    of(tpm, &[("a TPM", |_, _| {}, "-")]);
+    assert!(rows.len() > said);
     rows
 }
 
@@ -214,6 +247,104 @@ fn tuple(values: &mut BTreeMap<String, Value>) -> &mut Value {
 }
 
 const TEES: [&str; 6] = ["tpm", "snp", "tdx", "az-snp-vtpm", "az-tdx-vtpm", "sample"];
+
+const REASONS: &str = "sheepfold.reasons";
+
+fn floors(values: &mut BTreeMap<String, Value>, floors: Value) {
+    values.insert("snp_tcb_floors".to_owned(), floors);
+}
+
+const SNP_REASONS: &[(&str, Change, &str)] = &[
+    ("good", |_, _| {}, "-"),
+    (
+        "one part below",
+        |i, _| i["snp"]["reported_tcb_microcode"] = json!(199),
+        r#""microcode is 199, a floor is 200""#,
+    ),
+    (
+        "each part below",
+        |_, v| {
+            floors(
+                v,
+                json!([{"bootloader": 4, "microcode": 210, "snp": 21, "tee": 1}]),
+            )
+        },
+        r#""bootloader is 3, a floor is 4; microcode is 209, a floor is 210; snp is 20, a floor is 21; tee is 0, a floor is 1""#,
+    ),
+    (
+        "one of two floors is met",
+        |_, v| {
+            let high = json!({"bootloader": 4, "microcode": 210, "snp": 21, "tee": 1});
+            let low = json!({"bootloader": 3, "microcode": 200, "snp": 20, "tee": 0});
+            floors(v, json!([high, low]));
+        },
+        "-",
+    ),
+    (
+        "a floor that is no number",
+        |_, v| {
+            floors(
+                v,
+                json!([{"bootloader": "4", "microcode": 210, "snp": 20, "tee": 0}]),
+            )
+        },
+        r#""microcode is 209, a floor is 210""#,
+    ),
+    ("no floors", |_, v| drop(v.remove("snp_tcb_floors")), "-"),
+    (
+        "what is no reason",
+        |i, _| i["snp"]["policy_smt_allowed"] = json!(true),
+        "-",
+    ),
+    (
+        "debugging",
+        |i, _| i["snp"]["policy_debug_allowed"] = json!(true),
+        r#""policy_debug_allowed is set""#,
+    ),
+    (
+        "a migration agent",
+        |i, _| i["snp"]["policy_migrate_ma"] = json!(true),
+        r#""policy_migrate_ma is set""#,
+    ),
+];
+
+const AZ_SNP_REASONS: &[(&str, Change, &str)] = &[
+    ("good", |_, _| {}, "-"),
+    (
+        "text below a number",
+        |i, _| i["az-snp-vtpm"]["reported_tcb_snp"] = json!("9"),
+        r#""snp is 9, a floor is 20""#,
+    ),
+    (
+        "debugging",
+        |i, _| i["az-snp-vtpm"]["policy_debug_allowed"] = json!("true"),
+        r#""policy_debug_allowed is set""#,
+    ),
+];
+
+const TDX_REASONS: &[(&str, Change, &str)] = &[
+    ("good", |_, _| {}, "-"),
+    (
+        "out of date",
+        |i, _| i["tdx"]["tcb_status"] = json!("OutOfDate"),
+        r#""the TCB status is OutOfDate""#,
+    ),
+    (
+        "a status that is no text",
+        |i, _| i["tdx"]["tcb_status"] = json!(1),
+        "-",
+    ),
+    (
+        "debugging",
+        |i, _| i["tdx"]["td_attributes"]["debug"] = json!(true),
+        r#""the debug attribute is set""#,
+    ),
+    (
+        "debugging that is no truth value",
+        |i, _| i["tdx"]["td_attributes"]["debug"] = json!("x"),
+        "-",
+    ),
+];
 
 // ---- Claims: instance-identity, hardware, executables, configuration. Then the extensions.
 

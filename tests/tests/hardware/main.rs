@@ -227,9 +227,27 @@ fn another_launch_is_refused_and_explained() {
     assert_eq!(refused.code, Some(14), "{refused}");
     let explained = world.run(world.agent(["explain"])).unwrap();
     assert!(
-        explained.err().contains("what it booted is not approved"),
+        explained.err().contains("its launch is not approved"),
         "{explained}"
     );
+}
+
+/// The processor is fine and the TPM is not; then the processor's firmware is too old.
+#[test]
+fn the_piece_and_the_part_that_the_policy_dislikes_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    let (mut world, _, _, _configfs) = snp(root.path(), 0xab);
+    let explains = |world: &World, says: &str| {
+        let explained = world.run(world.agent(["explain"])).unwrap();
+        assert_eq!(explained.code, Some(14), "{explained}");
+        assert!(explained.err().contains(says), "{says}: {explained}");
+    };
+    world.tamper(4).unwrap();
+    explains(&world, "what it booted is not approved");
+    world.tpm.restart().unwrap();
+    let floor = json!([{"bootloader": 4, "microcode": 220, "snp": 20, "tee": 0}]);
+    world.set_reference_value("snp_tcb_floors", &floor).unwrap();
+    explains(&world, "microcode is 219, a floor is 220");
 }
 
 #[test]
