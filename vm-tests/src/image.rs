@@ -170,6 +170,12 @@ impl Recipe {
             complaint.is_none(),
             "dracut built an image, but complained: {said}"
         );
+        let listed = Inside::of(guest)
+            .with(dir, "/mnt")
+            .run(["lsinitrd", "/mnt/initrd.img"])
+            .success()?
+            .out();
+        confidential_modules(guest, &version, &listed)?;
         let size = fs::metadata(dir.join(INITRAMFS))?.len();
         say(&format!("initramfs: {size} bytes"));
 
@@ -258,6 +264,24 @@ fn agent() -> Result<PathBuf> {
         agent.display()
     );
     Ok(agent)
+}
+
+/// What this kernel has for SEV-SNP and TDX as modules is in the initramfs, whatever machine built it.
+fn confidential_modules(guest: &Path, version: &str, listed: &str) -> Result<()> {
+    let modules = guest
+        .join("usr/lib/modules")
+        .join(version)
+        .join("modules.dep");
+    let known = fs::read_to_string(&modules)
+        .with_context(|| format!("cannot read {}", modules.display()))?;
+    for name in ["sev-guest", "tdx-guest", "tsm", "tsm_report", "configfs"] {
+        let file = format!("/{name}.ko");
+        ensure!(
+            !known.contains(&file) || listed.contains(&file),
+            "the kernel has {name} and the initramfs does not"
+        );
+    }
+    Ok(())
 }
 
 const INITRAMFS: &str = "initrd.img";
