@@ -345,7 +345,8 @@ Commands:
                        fetch this node's Ignition config from where ignition.path of agent.toml says, check
                        it, and put it where Ignition looks, below DIR (default: /)
   enroll               prove once to the registrar that this node's key lives in its TPM
-  status               show this node's id, keys and trust anchors; asks no server
+  status               show this node's id, keys and trust anchors, which volumes are bound, how far the
+                       boot is, and for whom it waits; asks no server
   explain [--volume NAME | --token -]
                        ask for the secret, throw it away, and say why it came or did not;
                        with `--token -` read an attestation token from standard input instead
@@ -372,6 +373,7 @@ Options:
   -V, --version        the version
 
 Exit codes: 0 done, 2 usage, 10 configuration, 11 machine, 12 network, 13 server, 14 policy, 15 data.
+`status` ends with the code of the party for whom this boot waits.
 Started as clevis-encrypt-trustee or clevis-decrypt-trustee it is the pin, with exit codes 0, 1 and 2.
 ";
 

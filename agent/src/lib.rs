@@ -15,6 +15,7 @@ pub mod explain;
 pub mod generator;
 pub mod guard;
 pub mod harden;
+pub mod hold;
 pub mod ignition;
 pub mod initramfs;
 pub mod kbs;

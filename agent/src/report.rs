@@ -3,12 +3,14 @@
 //! How results and errors look: text for people on standard error, one JSON object for programs on
 //! standard output. Secrets never pass through here.
 
+use crate::clock;
 use crate::console;
 use crate::error::Error;
 use crate::exit;
 use crate::explain::Explanation;
 use crate::kbs::Wait;
 use crate::notify;
+use crate::state::{Reason, WaitRecord, Waiting};
 use kbs_protocol::{Blame, Persistence};
 use rustix::io::{Errno, write};
 use serde_json::{Value, json};
@@ -58,9 +60,14 @@ pub fn explanation(explanation: &Explanation<'_>, json: bool) -> Result<ExitCode
 
 /// A callback that tells a waiting person why, since when, and what comes next: at each new reason, and
 /// otherwise at most twice a minute, because a console is read at three in the morning.
-pub fn waiting() -> impl FnMut(Wait<'_>) {
+/// The state of the boot says the same at any time; `what` is the path that is waited for.
+pub fn waiting(what: &str) -> impl FnMut(Wait<'_>) {
+    let mut record = WaitRecord::of(what);
     let mut last: Option<(String, Duration)> = None;
     move |wait: Wait<'_>| {
+        let since = clock::since_boot().saturating_sub(wait.since);
+        let cause = Reason::of(wait.error);
+        record.note(Waiting::new(since, wait.next, wait.tries, cause));
         let reason = wait.error.to_string();
         let silent = last.as_ref().is_some_and(|(said, at)| {
             *said == reason && wait.since.saturating_sub(*at) < QUIET_PERIOD
@@ -78,6 +85,16 @@ pub fn waiting() -> impl FnMut(Wait<'_>) {
         console::say(&line);
         last = Some((reason, wait.since));
     }
+}
+
+/// Tells that a refusal of a moment ago is not asked about again at once.
+pub fn held_back(why: &str, left: Duration) {
+    let line = format!(
+        "refused before: {why}; asking again in {:.0} s",
+        left.as_secs_f32().ceil()
+    );
+    notify::status(&line);
+    console::say(&line);
 }
 
 /// An error as a member of a JSON object.

@@ -94,7 +94,12 @@ impl KbsSource {
             return Ok(None);
         };
         let patience = patience.unwrap_or(Patience::Once);
-        match session.fetch(&mut opened.node, &record, patience, &mut report::waiting()) {
+        match session.fetch(
+            &mut opened.node,
+            &record,
+            patience,
+            &mut report::waiting(path),
+        ) {
             Ok(fetched) => Ok(VkRecord::parse(&fetched.secret)?.vk_id),
             Err(error) if error.refusal().is_some() => Ok(None),
             Err(error) => Err(error.into()),
@@ -182,7 +187,12 @@ impl Opened {
             _ => Session::new(Client::new(target, &self.node.config.timeouts)?),
         };
         let (_, session) = self.session.insert((target.clone(), session));
-        let fetched = session.fetch(&mut self.node, at, patience, &mut report::waiting())?;
+        let fetched = session.fetch(
+            &mut self.node,
+            at,
+            patience,
+            &mut report::waiting(at.as_str()),
+        )?;
         self.node
             .answered(&fetched.server.to_string(), &fetched.token)?;
         read_secret(

@@ -16,10 +16,12 @@ mod error;
 mod file;
 mod limits;
 mod next_boot;
+mod waiting;
 
 pub use error::StateError;
 pub use file::{AttestationLock, RunDirectory};
 pub use next_boot::next_boot;
+pub use waiting::{Reason, Refused, WaitRecord, Waiting};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,8 +40,10 @@ pub struct State {
     pub extends: Vec<Extend>,
     /// The last attestation that a server answered.
     pub attested: Option<Attested>,
-    /// What the agent waits for, while it does.
-    pub waiting: Option<Waiting>,
+    /// What the agent waits for, while it does: by the path of the resource.
+    pub waiting: BTreeMap<String, Waiting>,
+    /// What was refused to a Clevis pin, by the digest of its token.
+    pub refused: BTreeMap<String, Refused>,
 }
 
 /// How far the boot is.
@@ -97,18 +101,6 @@ pub struct Attested {
     pub pcr11: Option<String>,
 }
 
-/// Why a boot stands still.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Waiting {
-    /// Since when, in milliseconds since the kernel started.
-    pub since_ms: u64,
-    /// When it is tried again, by the same clock.
-    pub next_ms: u64,
-    /// Why the last try failed: a sentence of ours.
-    pub why: String,
-}
-
 impl State {
     /// Notes a volume that was opened. A volume of this name that was opened before is forgotten: the device
     /// mapper knows a name once.
@@ -119,6 +111,18 @@ impl State {
     /// Notes an extend.
     pub fn record_extend(&mut self, extend: Extend) {
         self.extends.push(extend);
+    }
+
+    /// Notes that a process waits for this.
+    pub fn record_waiting(&mut self, what: &str, waiting: Waiting) {
+        make_room(&mut self.waiting, what, |waiting| waiting.since_ms);
+        self.waiting.insert(what.to_owned(), waiting);
+    }
+
+    /// Notes that a token's secret was refused.
+    pub fn record_refused(&mut self, id: &str, refused: Refused) {
+        make_room(&mut self.refused, id, |refused| refused.until_ms);
+        self.refused.insert(id.to_owned(), refused);
     }
 
     /// The extend of this register by this event, if the agent has done it in this boot.
@@ -133,6 +137,17 @@ impl State {
         self.extends.iter().any(|extend| {
             extend.register == register && extend.event == event && extend.after == now
         })
+    }
+}
+
+/// Forgets the oldest entry if there is no room for another one.
+fn make_room<V>(map: &mut BTreeMap<String, V>, key: &str, age: impl Fn(&V) -> u64) {
+    if map.len() < limits::ENTRIES || map.contains_key(key) {
+        return;
+    }
+    let oldest = map.iter().min_by_key(|(_, value)| age(value));
+    if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+        map.remove(&oldest);
     }
 }
 

@@ -22,7 +22,7 @@ pub use active::{Numbers, active_volumes, numbers};
 pub use error::UnlockError;
 pub use header::Header;
 pub use luks::{Luks, VolumeKey, is_active};
-pub use place::of_volume;
+pub use place::{all_volumes, of_volume};
 pub use rebind::{Rebound, rebind};
 pub use vk_id::VkId;
 
@@ -43,10 +43,30 @@ pub struct Candidate {
 }
 
 /// A token that this pin can open, if the secret is at hand.
-struct Binding {
+pub struct Binding {
     token: ClevisToken,
     /// Resource path of the secret.
     path: String,
+}
+
+impl Binding {
+    /// The key slot that the token opens.
+    pub fn keyslot(&self) -> u32 {
+        self.token.keyslot
+    }
+
+    /// The resource path of its secret, as its token says; compared with the configuration before it is used.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Whether the token was made under this configuration; `None` if it does not say.
+    pub fn bound_under(&self, config: &Config) -> Option<bool> {
+        let compact = self.token.jwe.compact();
+        let token = Token::parse(compact.as_bytes()).ok()?;
+        let made = token.header().trustee.as_ref()?;
+        Some(made.cfg == config.pinned_digest())
+    }
 }
 
 /// What opening a volume has shown.
@@ -96,6 +116,11 @@ impl Candidate {
             header,
             bindings,
         })
+    }
+
+    /// The tokens for this pin: one, or two while a volume is bound anew.
+    pub fn bindings(&self) -> &[Binding] {
+        &self.bindings
     }
 
     /// Fetches what opens it, and unwraps its key. Compares the key's id with what the KBS keeps; `rule` says whether it

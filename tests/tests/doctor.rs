@@ -12,6 +12,7 @@
 use serde_json::Value;
 use sheepfold_tests::lab;
 use sheepfold_tests::world::World;
+use std::os::unix::fs::DirBuilderExt as _;
 
 /// Runs the doctor: exit code, the names of the checks in order, and the broken one.
 fn doctor(world: &World) -> (i32, Vec<String>, Value) {
@@ -100,7 +101,9 @@ fn what_preflight_said_about_the_next_boot_is_shown() {
         String::from_utf8([captured.stderr, captured.stdout].concat()).unwrap()
     };
     assert!(!status(&["status"]).contains("next boot"));
-    std::fs::create_dir_all(world.run_dir()).unwrap();
+    // As the agent makes it.
+    let mut directory = std::fs::DirBuilder::new();
+    directory.mode(0o700).create(world.run_dir()).unwrap();
     let answer = world.run_dir().join("preflight.json");
     std::fs::write(
         &answer,

@@ -17,7 +17,8 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
     let target = trust::configured(&node.config, &node.id, &Volume::default())?;
     let client = Client::new(&target, &node.config.timeouts)?;
     let patience = Patience::from(node.config.timeouts.fetch);
-    let attestation = client.attest(&mut node, patience, &mut report::waiting())?;
+    let attestation =
+        client.attest(&mut node, patience, &mut report::waiting("the attestation"))?;
     let server = attestation.server.to_string();
     let explanation = Explanation {
         outcome: Outcome::Attested,

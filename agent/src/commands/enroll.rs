@@ -43,7 +43,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     }
     let registrar = Registrar::new(enroll, &config.timeouts)?;
     let patience = Patience::from(config.timeouts.fetch);
-    match registrar.enrol(&mut tpm, patience, &mut report::waiting()) {
+    match registrar.enrol(&mut tpm, patience, &mut report::waiting("the enrolment")) {
         Ok(outcome) => {
             set(&mut facts, "ok", json!(true));
             set(&mut facts, "state", json!(outcome.state));

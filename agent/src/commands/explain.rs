@@ -22,7 +22,7 @@ pub(super) fn run(config: &Path, volume: &Volume, json: bool) -> Result<ExitCode
         &mut node,
         &target.path,
         Patience::Once,
-        &mut report::waiting(),
+        &mut report::waiting(target.path.as_str()),
     );
 
     // What came may still be nothing that opens a disk: the pin would say no, so this says why.

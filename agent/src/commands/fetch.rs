@@ -34,7 +34,9 @@ pub(super) fn run(config: &Path, resource: &Resource, json: bool) -> Result<Exit
     };
     let client = Client::new(&target, &node.config.timeouts)?;
     let patience = Patience::from(node.config.timeouts.fetch);
-    let fetched = client.fetch(&mut node, &target.path, patience, &mut report::waiting())?;
+    let mut waiting = report::waiting(target.path.as_str());
+    let fetched = client.fetch(&mut node, &target.path, patience, &mut waiting)?;
+    drop(waiting);
     node.answered(&fetched.server.to_string(), &fetched.token)?;
     // Only what `kbs.path` names has to be a volume's secret; `--path` may name anything.
     let of_volume = matches!(resource, Resource::Volume(_));

@@ -31,7 +31,9 @@ pub(super) fn run(config: &Path, root: &Path, json: bool) -> Result<ExitCode, Er
     };
     let client = Client::new(&target, &node.config.timeouts)?;
     let patience = Patience::from(node.config.timeouts.config);
-    let fetched = client.fetch(&mut node, &target.path, patience, &mut report::waiting())?;
+    let mut waiting = report::waiting(target.path.as_str());
+    let fetched = client.fetch(&mut node, &target.path, patience, &mut waiting)?;
+    drop(waiting);
 
     ignition_config::check(&fetched.secret).map_err(IgnitionError::from)?;
     let files = places.put(&fetched.secret)?;

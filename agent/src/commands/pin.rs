@@ -8,9 +8,11 @@
 use crate::cli::Pin;
 use crate::error::Error;
 use crate::exit;
+use crate::hold::Hold;
 use crate::report;
 use crate::source::KbsSource;
 use clevis_pin::{Config, Fault, command, jwe};
+use kbs_protocol::Blame;
 use std::ffi::OsStr;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
@@ -59,8 +61,29 @@ fn encrypt(config: &OsStr, source: &mut KbsSource) -> Result<(), Error> {
 
 fn decrypt(source: &mut KbsSource) -> Result<(), Error> {
     let token = read_stdin("read the token from standard input", jwe::MAX_TOKEN)?;
-    let plaintext = clevis_pin::decrypt(&token, source)?;
-    report::write_stdout(plaintext.expose())
+    // Whoever calls the pin calls it again at once.
+    let hold = Hold::of(&token)?;
+    hold.as_ref().map_or(Ok(()), Hold::wait)?;
+    let outcome = clevis_pin::decrypt(&token, source).map_err(Error::from);
+    if let Some(hold) = hold {
+        match &outcome {
+            Err(error) if costs_nothing(error) => {}
+            outcome => hold.note(outcome.as_ref().err().map(blame))?,
+        }
+    }
+    report::write_stdout(outcome?.expose())
+}
+
+fn blame(error: &Error) -> &dyn Blame {
+    error
+}
+
+/// Whether no server was asked: what this machine refuses by itself it may refuse as often as it is asked.
+fn costs_nothing(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Config(_) | Error::Evidence(_) | Error::State(_) | Error::Trust(_)
+    )
 }
 
 /// Reads to the end, at most one byte past the limit: the parser then says "too large" itself. The buffer

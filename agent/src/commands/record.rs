@@ -79,7 +79,11 @@ pub(super) fn hand_over(
     };
     let registrar = Registrar::new(enroll, &config.timeouts)?;
     let patience = Patience::from(config.timeouts.fetch);
-    match registrar.record(&record, patience, &mut report::waiting()) {
+    match registrar.record(
+        &record,
+        patience,
+        &mut report::waiting("the record of the volumes"),
+    ) {
         Ok(_) => Ok(Recorded::AtRegistrar),
         Err(error) if config.unlock.vk_id == VkId::Required => Err(error.into()),
         Err(error) => {

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `trustee-agent status`: what this node is and whom it trusts. Asks the TPM and looks at the processor's
-//! interface, asks no server, changes nothing.
+//! `trustee-agent status`: what this node is, whom it trusts, which volumes are bound, and how far its boot is. Asks
+//! the TPM and looks at the processor's interface, asks no server, changes nothing.
+
+mod bindings;
+mod boot;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -9,6 +12,8 @@ use crate::evidence::tpm_status::{AkState, TpmReport, inspect};
 use crate::evidence::{self, EvidenceError};
 use crate::report;
 use crate::state::next_boot;
+use bindings::Binding;
+use boot::Boot;
 use kbs_protocol::Tee;
 use kbs_protocol::encoding::hex;
 use serde_json::json;
@@ -24,6 +29,8 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     };
     let sources = sources(&config)?;
     let next_boot = next_boot();
+    let bindings = bindings::all(&config);
+    let boot = Boot::read()?;
     let facts = json!({
         "ok": true,
         "config": path.display().to_string(),
@@ -36,14 +43,20 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "binding": config.binding.as_str(),
         "evidence": sources.iter().map(|(tee, what)| json!({ "tee": tee, "what": what })).collect::<Vec<_>>(),
         "tpm": tpm,
+        "bindings": bindings.iter().map(Binding::json).collect::<Vec<_>>(),
+        "boot": boot.as_ref().map(Boot::json),
         "next_boot": next_boot.as_ref().map(|(answer, _)| answer),
     });
-    let mut text = text(path, &config, &tpm, &sources);
-    if let Some((_, sentence)) = &next_boot {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{:<16} {sentence}", "next boot");
-    }
-    report::success(&facts, &text, json)
+    let mut rows = identity(&config, tpm.as_ref());
+    rows.extend(trust(path, &config, &tpm, &sources));
+    rows.extend(bindings.iter().map(|binding| ("binding", binding.text())));
+    rows.extend(boot.iter().flat_map(Boot::rows));
+    rows.extend(next_boot.map(|(_, sentence)| ("next boot", sentence.to_string())));
+    let done = report::success(&facts, &text(&rows), json)?;
+    // A script that asks before it reboots a node learns who has to act.
+    Ok(boot
+        .and_then(|boot| boot.exit_code())
+        .map_or(done, ExitCode::from))
 }
 
 /// Each configured source, and what it offers. Of a TPM there is more to tell, below.
@@ -91,13 +104,13 @@ fn identity(config: &Config, tpm: Option<&TpmReport>) -> Vec<(&'static str, Stri
     }
 }
 
-fn text(
+fn trust(
     path: &Path,
     config: &Config,
     tpm: &Option<TpmReport>,
     sources: &[(Tee, String)],
-) -> String {
-    let mut rows = identity(config, tpm.as_ref());
+) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
     let mut row = |name, value: String| {
         if !value.is_empty() {
             rows.push((name, value));
@@ -132,6 +145,10 @@ fn text(
     row("path", config.kbs.path.to_string());
     row("trust", config.mode.as_str().to_owned());
     row("secret binding", config.binding.as_str().to_owned());
+    rows
+}
+
+fn text(rows: &[(&str, String)]) -> String {
     rows.iter().fold(String::new(), |mut text, (name, value)| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<16} {value}");

@@ -45,6 +45,18 @@ impl RunDirectory {
             .transpose()
     }
 
+    /// The directory, if this boot has one. Makes none.
+    ///
+    /// # Errors
+    /// As [`RunDirectory::at`].
+    pub fn existing() -> Result<Option<Self>, StateError> {
+        let path = place();
+        match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            _ => Self::at(path).map(Some),
+        }
+    }
+
     /// The same at another place.
     ///
     /// # Errors
@@ -207,8 +219,11 @@ impl RunDirectory {
 impl State {
     /// Sentences come from errors, and errors quote what others wrote.
     fn tidy(&mut self) {
-        if let Some(waiting) = &mut self.waiting {
-            waiting.why = limits::line(&waiting.why);
+        let waiting = self.waiting.values_mut().map(|waiting| &mut waiting.reason);
+        let refused = self.refused.values_mut().map(|refused| &mut refused.reason);
+        for reason in waiting.chain(refused) {
+            reason.why = limits::line(&reason.why);
+            reason.advice = limits::line(&reason.advice);
         }
         if let Some(attested) = &mut self.attested {
             attested.server = limits::line(&attested.server);

@@ -3,7 +3,7 @@
 //! What an honest state looks like. Checked when it is read, and before it is written, so that the agent never
 //! writes what it would refuse to read.
 
-use super::{Extend, State, Volume};
+use super::{Extend, Reason, State, Volume};
 
 /// The first thing about this state that cannot be, in words.
 pub(super) fn problem(state: &State) -> Option<String> {
@@ -60,12 +60,18 @@ fn other_problem(state: &State) -> Option<String> {
     {
         return Some("the attestation has another form".to_owned());
     }
-    if let Some(waiting) = &state.waiting
-        && !is_line(&waiting.why)
-    {
-        return Some("the reason to wait has another form".to_owned());
+    if state.waiting.len() > ENTRIES || state.refused.len() > ENTRIES {
+        return Some(format!("more than {ENTRIES} that wait"));
     }
-    None
+    let mut names = state.waiting.keys().chain(state.refused.keys());
+    let waiting = state.waiting.values().map(|waiting| &waiting.reason);
+    let mut reasons = waiting.chain(state.refused.values().map(|refused| &refused.reason));
+    let good = names.all(|name| is_line(name)) && reasons.all(is_reason);
+    (!good).then(|| "the reason to wait has another form".to_owned())
+}
+
+fn is_reason(reason: &Reason) -> bool {
+    is_line(&reason.why) && is_line(&reason.owner) && is_line(&reason.advice)
 }
 
 /// As the device mapper takes it: no separator of paths, nothing that a terminal would obey.
@@ -129,6 +135,8 @@ fn shorten(text: &str) -> String {
 
 /// A machine with more encrypted volumes is not one of ours.
 const VOLUMES: usize = 64;
+/// As many can wait or be refused.
+pub(super) const ENTRIES: usize = VOLUMES;
 /// One seal and one measurement a volume, with room for repetition.
 const EXTENDS: usize = 256;
 /// Bytes of a name that the device mapper takes (DM_NAME_LEN with its NUL is 128).

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 use super::file::parse;
-use super::{Attested, Extend, Phase, RunDirectory, State, StateError, Volume, Waiting};
+use super::{
+    Attested, Extend, Phase, Reason, Refused, RunDirectory, State, StateError, Volume, Waiting,
+};
 use kbs_protocol::{Blame as _, Owner};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -49,11 +51,26 @@ fn full() -> State {
         verdict: "affirming".to_owned(),
         pcr11: Some("0".repeat(64)),
     });
-    state.waiting = Some(Waiting {
+    let reason = Reason {
+        why: "no connection".to_owned(),
+        owner: "network".to_owned(),
+        exit_code: 12,
+        advice: "look at the cable".to_owned(),
+    };
+    let waiting = Waiting {
+        pid: 1,
         since_ms: 1,
         next_ms: 2,
-        why: "no connection".to_owned(),
-    });
+        tries: 3,
+        reason: reason.clone(),
+    };
+    state.record_waiting("a-b-c", waiting);
+    let refused = Refused {
+        times: 1,
+        until_ms: 2,
+        reason,
+    };
+    state.record_refused("0a", refused);
     state
 }
 
@@ -224,7 +241,9 @@ fn anything_else_is_an_error_and_never_an_empty_state() {
         ("more in a volume", added("/volumes/root", "more")),
         ("more in an extend", added("/extends/0", "more")),
         ("more in the attestation", added("/attested", "more")),
-        ("more in the waiting", added("/waiting", "more")),
+        ("more in the waiting", added("/waiting/a-b-c", "more")),
+        ("more in the refused", added("/refused/0a", "more")),
+        ("more in a reason", added("/refused/0a/reason", "more")),
         ("no name", named("")),
         ("a path as name", named("a/b")),
         ("dots as name", named("..")),
@@ -266,8 +285,15 @@ fn anything_else_is_an_error_and_never_an_empty_state() {
         ("server", changed("/attested/server", json!(long))),
         ("verdict", changed("/attested/verdict", json!("a\u{7}"))),
         ("PCR 11", changed("/attested/pcr11", json!("0"))),
-        ("reason", changed("/waiting/why", json!("a\u{1b}b"))),
-        ("time", changed("/waiting/since_ms", json!(-1))),
+        (
+            "reason",
+            changed("/waiting/a-b-c/reason/why", json!("a\u{1b}b")),
+        ),
+        (
+            "advice",
+            changed("/refused/0a/reason/advice", json!("a\u{1b}b")),
+        ),
+        ("time", changed("/waiting/a-b-c/since_ms", json!(-1))),
     ] {
         assert!(parse(text.as_bytes()).is_err(), "{what}: {text}");
     }
@@ -305,11 +331,35 @@ fn foreign_words_become_one_short_line() {
     let (_parent, run) = run();
     run.update(|state| {
         *state = full();
-        state.waiting.as_mut().unwrap().why = format!("no\n\u{1b}[2J{}", "ä".repeat(1000));
+        let waiting = state.waiting.get_mut("a-b-c").unwrap();
+        waiting.reason.why = format!("no\n\u{1b}[2J{}", "ä".repeat(1000));
         Ok::<_, StateError>(())
     })
     .unwrap();
-    let why = run.read().unwrap().waiting.unwrap().why;
+    let why = run.read().unwrap().waiting["a-b-c"].reason.why.clone();
     assert!(why.starts_with("no  [2Jää"), "{why}");
     assert!(why.len() <= 1024);
+}
+
+/// A flood of paths costs no memory and no error: the oldest is forgotten.
+#[test]
+fn what_waits_has_room_for_a_machines_volumes() {
+    let (_parent, run) = run();
+    run.update(|state| {
+        let full = full();
+        for number in 0..200_u64 {
+            let mut waiting = full.waiting["a-b-c"].clone();
+            waiting.since_ms = number;
+            state.record_waiting(&number.to_string(), waiting);
+            let mut refused = full.refused["0a"].clone();
+            refused.until_ms = number;
+            state.record_refused(&number.to_string(), refused);
+        }
+        Ok::<_, StateError>(())
+    })
+    .unwrap();
+    let state = run.read().unwrap();
+    assert_eq!((state.waiting.len(), state.refused.len()), (64, 64));
+    assert!(state.waiting.contains_key("199") && !state.waiting.contains_key("0"));
+    assert!(state.refused.contains_key("199") && !state.refused.contains_key("0"));
 }

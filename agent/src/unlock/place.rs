@@ -4,6 +4,7 @@
 //!
 //! Both belong to the host, which is no matter: a device is found by its name and recognised by its volume key.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The device of the volume `name`, or `None` if neither text names it.
@@ -27,6 +28,26 @@ pub fn of_volume(name: &str, command_line: &str, crypttab: &str) -> Option<PathB
     })
 }
 
+/// Every volume that one of the two texts names, with its device.
+pub fn all_volumes(command_line: &str, crypttab: &str) -> BTreeMap<String, PathBuf> {
+    let arguments = command_line
+        .split_ascii_whitespace()
+        .filter_map(|argument| {
+            let keys = ["rd.luks.name=", "luks.name="];
+            let value = keys
+                .into_iter()
+                .find_map(|key| argument.strip_prefix(key))?;
+            value.split_once('=').map(|(_, name)| name)
+        });
+    let rows = crypttab
+        .lines()
+        .filter_map(|line| line.split_ascii_whitespace().next());
+    arguments
+        .chain(rows)
+        .filter_map(|name| Some((name.to_owned(), of_volume(name, command_line, crypttab)?)))
+        .collect()
+}
+
 /// A device as crypttab writes it.
 fn device_of(field: &str) -> PathBuf {
     let tags = [
@@ -47,7 +68,7 @@ const BY_UUID: &str = "/dev/disk/by-uuid";
 
 #[cfg(test)]
 mod tests {
-    use super::of_volume;
+    use super::{all_volumes, of_volume};
     use std::path::Path;
 
     #[test]
@@ -68,6 +89,10 @@ mod tests {
                 "{name}"
             );
         }
+        let all = all_volumes(line, table);
+        let names: Vec<&str> = all.keys().map(String::as_str).collect();
+        assert_eq!(names, ["data", "logs", "root", "swap"]);
+        assert_eq!(all["root"], Path::new("/dev/disk/by-uuid/0a0b"));
         let only_table = of_volume("root", "rd.luks.uuid=1", table);
         assert_eq!(
             only_table.as_deref(),
