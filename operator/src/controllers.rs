@@ -77,7 +77,7 @@ pub fn run(settings: &Settings, stop: Option<mpsc::Receiver<()>>) -> Result<(), 
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let (client, namespace) = runtime.block_on(connect(settings))?;
+    let (client, namespace) = runtime.block_on(connect(settings.namespace.clone()))?;
     let ended = work(settings, &client, &namespace, runtime.handle(), stop);
     // Watches wait for the API server: nobody waits for them.
     runtime.shutdown_background();
@@ -128,12 +128,11 @@ async fn signalled() {
     }
 }
 
-async fn connect(settings: &Settings) -> Result<(Client, String), Error> {
-    let config = Config::infer()
-        .await
-        .map_err(|error| Error::NoApiServer(error.to_string()))?;
-    let client = Client::try_from(config).map_err(|error| Error::NoApiServer(error.to_string()))?;
-    let namespace = settings.namespace.clone();
+/// The API server that KUBECONFIG or the service account names, and the namespace: this one, or the usual one.
+pub(crate) async fn connect(namespace: Option<String>) -> Result<(Client, String), Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::NoApiServer(error.to_string());
+    let config = Config::infer().await.map_err(|error| failed(&error))?;
+    let client = Client::try_from(config).map_err(|error| failed(&error))?;
     let namespace = namespace.unwrap_or_else(|| client.default_namespace().to_owned());
     Ok((client, namespace))
 }

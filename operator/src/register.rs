@@ -12,6 +12,8 @@
 //!    endorsement key, a second one waits for an administrator;
 //! 5. [`audit`] writes one line for each decision.
 //!
+//! On its way to its first boot a node reads [`ignition`] here: how its volumes are encrypted and bound.
+//!
 //! Later a node that is registered says which volume keys it has ([`kbs_protocol::volume_record`]); that is kept beside its
 //! key for [`provision`](crate::provision).
 //!
@@ -25,8 +27,10 @@ pub mod config;
 pub mod credential;
 pub mod files;
 pub mod identity;
+pub mod ignition;
 pub mod keys;
 pub mod limit;
+pub mod objects;
 pub mod pending;
 pub mod registry;
 pub mod server;
@@ -183,7 +187,7 @@ impl Registrar {
             now,
         })?;
         let reason = (state == State::Held)
-            .then(|| "another attestation key is registered for this TPM".to_owned());
+            .then(|| "another attestation key is registered for this TPM, or an administrator took it back".to_owned());
         Ok(Outcome {
             node_id,
             state,

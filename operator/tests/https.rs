@@ -47,7 +47,7 @@ impl Service {
             .build()
             .unwrap();
         let address = "127.0.0.1:0".parse().unwrap();
-        let bound = Server::bind(address, &tls, Arc::clone(&world.registrar), limits);
+        let bound = Server::bind(address, &tls, Arc::clone(&world.registrar), None, limits);
         let server = runtime.block_on(bound).unwrap();
         let port = server.address().unwrap().port();
         runtime.spawn(server.serve());

@@ -13,6 +13,7 @@
 
 mod common;
 mod control_plane;
+mod first_node;
 
 use common::Tpm;
 use control_plane::{Place, eventually, object};
@@ -428,23 +429,12 @@ fn nothing_secret_is_where_anybody_can_read() {
 fn the_rights_of_the_installation_are_enough() {
     let Some(place) = Place::new() else { return };
     let [a, b, _] = tpms();
-    let rbac = include_str!("../deploy/rbac.yaml").replace(
-        "- kind: ServiceAccount\n",
-        &format!("- kind: ServiceAccount\n  namespace: {}\n", place.namespace),
-    );
-    place.apply_manifest(&rbac);
     place.apply_manifest(include_str!("../deploy/deployment.yaml"));
     place.cluster(json!({"copies": "Namespace"}));
     place.image("good", json!([a.boot_tuple()]));
     place.machine("a", &a, json!({}));
     place.machine("b", &b, json!({}));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
-        .args(["run", "--namespace", &place.namespace])
-        .env("KUBECONFIG", place.kubeconfig_of("sheepfold-operator"))
-        .stdout(Stdio::null())
-        .stderr(std::fs::File::create(place.lab.dir.path().join("operator.log")).unwrap())
-        .spawn()
-        .unwrap();
+    let installed = place.installed_operator();
     place.await_phase("a", Phase::Served);
     place.machine("a", &a, json!({"rotation": 1}));
     place.await_phase("a", Phase::Rotating);
@@ -457,9 +447,7 @@ fn the_rights_of_the_installation_are_enough() {
         conditions.iter().any(|one| one.reason == "NonUnique")
     });
     place.delete::<Machine>("a");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    let log = std::fs::read_to_string(place.lab.dir.path().join("operator.log")).unwrap();
+    let log = installed.end();
     assert!(!log.to_lowercase().contains("forbidden"), "{log}");
 }
 

@@ -32,6 +32,26 @@ impl Registrar {
     /// # Errors
     /// The program is not built or does not start, or the maker has made no TPM yet.
     pub fn start(dir: &Path, maker: &Authority, tls: &Path) -> Result<Self> {
+        Self::start_with(
+            dir,
+            maker,
+            tls,
+            &format!("state_directory = {STATE:?}\n"),
+            &[],
+        )
+    }
+
+    /// The same with other last lines of its configuration than the place of its list, in this environment.
+    ///
+    /// # Errors
+    /// As [`Registrar::start`].
+    pub fn start_with(
+        dir: &Path,
+        maker: &Authority,
+        tls: &Path,
+        last_lines: &str,
+        env: &[(&str, &Path)],
+    ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("roots.pem"), maker.root()?)?;
         fs::write(dir.join("intermediates.pem"), maker.intermediate()?)?;
@@ -41,12 +61,12 @@ impl Registrar {
             format!(
                 "listen = \"127.0.0.1:0\"\ntls_certificate_file = {:?}\ntls_key_file = {:?}\n\
                  identity = \"ek-certificate\"\nek_roots_file = \"roots.pem\"\n\
-                 ek_intermediates_file = \"intermediates.pem\"\nstate_directory = {STATE:?}\n",
+                 ek_intermediates_file = \"intermediates.pem\"\n{last_lines}",
                 tls.join("tls.crt"),
                 tls.join("tls.key"),
             ),
         )?;
-        let (child, url) = serve(&config, &[])?;
+        let (child, url) = serve(&config, &[], env)?;
         Ok(Self {
             dir: dir.to_path_buf(),
             url,
@@ -61,7 +81,7 @@ impl Registrar {
     /// It does not come up.
     pub fn restart_under(&mut self, wrapper: &[String]) -> Result<()> {
         self.stop();
-        (self.child, self.url) = serve(&self.config_file(), wrapper)?;
+        (self.child, self.url) = serve(&self.config_file(), wrapper, &[])?;
         Ok(())
     }
 
@@ -149,7 +169,7 @@ impl World {
 }
 
 /// Starts the program and waits until it says where it listens.
-fn serve(config: &Path, wrapper: &[String]) -> Result<(Child, String)> {
+fn serve(config: &Path, wrapper: &[String], env: &[(&str, &Path)]) -> Result<(Child, String)> {
     let program = paths::binary("sheepfold-operator")?;
     let mut command = match wrapper.split_first() {
         None => Command::new(program),
@@ -160,6 +180,7 @@ fn serve(config: &Path, wrapper: &[String]) -> Result<(Child, String)> {
         }
     };
     let mut child = command
+        .envs(env.iter().copied())
         .process_group(0)
         .args(["register", "--config"])
         .arg(config)

@@ -38,7 +38,7 @@ pub enum Error {
 
 impl Error {
     /// A request to the API server failed.
-    pub(super) fn api(action: &'static str, error: &kube::Error) -> Self {
+    pub(crate) fn api(action: &'static str, error: &kube::Error) -> Self {
         provision::Error::api(action, error).into()
     }
 

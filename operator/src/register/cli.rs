@@ -4,16 +4,20 @@
 //! for people to standard error.
 
 use super::audit::Audit;
-use super::config::Config;
+use super::config::{Config, List};
 use super::files::FileRegistry;
 use super::identity::Identity;
+use super::objects::ObjectRegistry;
+use super::registry::Registry;
 use super::server::{Server, ServerError};
 use super::{Registrar, config::ConfigError, files::FilesError};
+use crate::controllers;
 use kbs_protocol::{Blame, NodeId, Owner};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 /// What to do with the registrar's list.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +38,10 @@ enum Error {
     Files(#[from] FilesError),
     #[error(transparent)]
     Server(#[from] ServerError),
+    #[error(transparent)]
+    Cluster(#[from] controllers::Error),
+    #[error("the list of nodes is in the cluster")]
+    InCluster,
     #[error("no registered TPM has shown the key of node {0}")]
     NoSuchNode(NodeId),
     #[error("cannot {0}: {1}")]
@@ -49,6 +57,12 @@ pub fn run(task: &Task, file: &Path) -> ExitCode {
     let (code, advice) = match &error {
         Error::Config(error) => (error.owner().exit_code(), error.advice()),
         Error::Files(error) => (error.owner().exit_code(), error.advice()),
+        Error::Cluster(error) => (error.owner().exit_code(), error.advice()),
+        Error::InCluster => (
+            USAGE,
+            "`kubectl get attestationkeys,machines` shows it; set spec.state of a Machine to decide about it"
+                .to_owned(),
+        ),
         Error::Server(_) => (
             Owner::Configuration.exit_code(),
             "correct listen, tls_certificate_file or tls_key_file".to_owned(),
@@ -68,13 +82,25 @@ pub fn run(task: &Task, file: &Path) -> ExitCode {
 
 fn perform(task: &Task, file: &Path) -> Result<(), Error> {
     let config = Config::load(file)?;
-    let directory = file
-        .parent()
-        .unwrap_or(Path::new(""))
-        .join(&config.state_directory);
+    let directory = match &config.list {
+        List::Files(directory) => file.parent().unwrap_or(Path::new("")).join(directory),
+        List::Objects(namespace) if *task == Task::Serve => {
+            let namespace = namespace.clone();
+            return serve(config, async |runtime, most| {
+                let (client, namespace) = controllers::connect(namespace).await?;
+                let registry = ObjectRegistry::open(&client, &namespace, most, runtime).await?;
+                let registry: Box<dyn Registry> = Box::new(registry);
+                Ok(registry)
+            });
+        }
+        List::Objects(_) => return Err(Error::InCluster),
+    };
     let registry = FileRegistry::open(&directory, config.limits.machines)?;
     match task {
-        Task::Serve => serve(config, registry),
+        Task::Serve => serve(config, async |_, _| {
+            let registry: Box<dyn Registry> = Box::new(registry);
+            Ok(registry)
+        }),
         Task::List => list(&registry),
         Task::Approve(node) => match registry.approve(*node)? {
             true => Ok(()),
@@ -83,7 +109,10 @@ fn perform(task: &Task, file: &Path) -> Result<(), Error> {
     }
 }
 
-fn serve(config: Config, registry: FileRegistry) -> Result<(), Error> {
+fn serve(
+    config: Config,
+    registry: impl AsyncFnOnce(Handle, usize) -> Result<Box<dyn Registry>, Error>,
+) -> Result<(), Error> {
     match &config.identity {
         Identity::TrustOnFirstUse => eprintln!(
             "sheepfold-operator: warning: identity is \"trust-on-first-use\": any TPM, also one made of \
@@ -100,17 +129,20 @@ fn serve(config: Config, registry: FileRegistry) -> Result<(), Error> {
         limits,
         listen,
         tls,
+        fragments,
         ..
     } = config;
-    let audit = Audit::to(std::io::stdout());
-    let registrar = Arc::new(Registrar::new(identity, Box::new(registry), audit, &limits));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(|error| Error::Io("start threads", error))?;
+    let handle = runtime.handle().clone();
     runtime.block_on(async {
-        let server = Server::bind(listen, &tls, registrar, &limits).await?;
+        let registry = registry(handle, limits.machines).await?;
+        let audit = Audit::to(std::io::stdout());
+        let registrar = Arc::new(Registrar::new(identity, registry, audit, &limits));
+        let server = Server::bind(listen, &tls, registrar, fragments, &limits).await?;
         let address = server
             .address()
             .map_err(|error| Error::Io("read the address", error))?;

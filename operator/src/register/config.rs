@@ -5,6 +5,7 @@
 
 use super::certificate::Roots;
 use super::identity::Identity;
+use super::ignition::{self, Fragments};
 use super::keys::EkDigest;
 use kbs_protocol::encoding::hex;
 use kbs_protocol::{Blame, Owner, Persistence};
@@ -24,9 +25,20 @@ pub struct Config {
     /// Who is let in.
     pub identity: Identity,
     /// Where the list of nodes is kept.
-    pub state_directory: PathBuf,
+    pub list: List,
+    /// What nodes are told to encrypt.
+    pub fragments: Option<Fragments>,
     /// How much to bear.
     pub limits: Limits,
+}
+
+/// Where the list of nodes is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub enum List {
+    /// A directory.
+    Files(PathBuf),
+    /// Objects of a namespace of Kubernetes; `None`: that of the service account, or of KUBECONFIG's context.
+    Objects(Option<String>),
 }
 
 /// PEM texts.
@@ -90,9 +102,17 @@ struct Raw {
     ek_intermediates_file: Option<PathBuf>,
     #[serde(default)]
     ek_sha256: Vec<String>,
-    state_directory: PathBuf,
+    state_directory: Option<PathBuf>,
+    kubernetes: Option<Kubernetes>,
+    ignition: Option<ignition::Wishes>,
     #[serde(default)]
     limits: Limits,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kubernetes {
+    namespace: Option<String>,
 }
 
 /// Why the configuration cannot be used.
@@ -201,7 +221,15 @@ impl Config {
                 optional(&raw.ek_intermediates_file)?,
                 digests(&raw.ek_sha256)?,
             )?,
-            state_directory: raw.state_directory,
+            list: match (raw.state_directory, raw.kubernetes) {
+                (Some(directory), None) => List::Files(directory),
+                (None, Some(kubernetes)) => List::Objects(kubernetes.namespace),
+                _ => {
+                    let problem = "say either where the list of nodes lies, or [kubernetes]";
+                    return Err(ConfigError::value("state_directory", problem));
+                }
+            },
+            fragments: raw.ignition.map(Fragments::new).transpose()?,
             limits,
         })
     }
@@ -276,7 +304,7 @@ fn read(path: &Path) -> Result<String, ConfigError> {
 
 #[cfg(test)]
 mod tests {
-    use super::Config;
+    use super::{Config, List};
     use crate::register::identity::Identity;
     use std::path::Path;
     use std::time::Duration;
@@ -312,6 +340,28 @@ mod tests {
     }
 
     #[test]
+    fn the_list_is_in_one_place() {
+        let text = "listen = \"127.0.0.1:0\"\ntls_certificate_file = \"c\"\ntls_key_file = \"k\"\n\
+                    identity = \"trust-on-first-use\"\n";
+        let parse = |rest: &str| {
+            let config = Config::parse(&format!("{text}{rest}"), |_| Ok(String::new()));
+            config
+                .map(|config| config.list)
+                .map_err(|error| error.to_string())
+        };
+        let objects = List::Objects(Some("n".to_owned()));
+        assert_eq!(parse("[kubernetes]\nnamespace = \"n\""), Ok(objects));
+        assert_eq!(parse("[kubernetes]"), Ok(List::Objects(None)));
+        assert_eq!(
+            parse("state_directory = \"s\""),
+            Ok(List::Files("s".into()))
+        );
+        for both_or_none in ["", "state_directory = \"s\"\n[kubernetes]"] {
+            assert!(parse(both_or_none).unwrap_err().contains("say either"));
+        }
+    }
+
+    #[test]
     fn nothing_is_lost_in_silence() {
         let listed = format!("ek_sha256 = [\"{}\"]", "ab".repeat(32));
         for (rest, reason) in [
@@ -341,6 +391,10 @@ mod tests {
             (
                 "identity = \"trust-on-first-use\"\nroots = 1".to_owned(),
                 "unknown field",
+            ),
+            (
+                "identity = \"trust-on-first-use\"\n[ignition]\nvolumes = []".to_owned(),
+                "names none",
             ),
             (
                 "identity = \"trust-on-first-use\"\n[limits]\npending = 0".to_owned(),

@@ -3,7 +3,7 @@
 //! The list of nodes: which attestation key belongs to which TPM, and who approved it.
 //!
 //! [`Tpm::admit`] and [`Tpm::approve`] are the rules, pure; a [`Registry`] keeps what they say. Files do so
-//! now ([`super::files`]), Kubernetes objects later.
+//! ([`super::files`]), or objects of Kubernetes ([`super::objects`]).
 
 use super::keys::EkDigest;
 use kbs_protocol::NodeId;
@@ -165,9 +165,9 @@ impl Tpm {
 }
 
 /// A machine that was installed again a few times is honest.
-const MOST_KEYS: usize = 8;
+pub(super) const MOST_KEYS: usize = 8;
 /// So is one whose first boot was repeated.
-const MOST_RECORDS: usize = 8;
+pub(super) const MOST_RECORDS: usize = 8;
 
 #[cfg(test)]
 mod tests {

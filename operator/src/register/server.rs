@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The registrar behind HTTPS: TLS 1.3, three routes, limits on everything that somebody could make large,
+//! The registrar behind HTTPS: TLS 1.3, a few routes, limits on everything that somebody could make large,
 //! slow or many. What is asked and answered is [`Registrar`]'s business.
 
 use super::Registrar;
 use super::config::{Limits, Tls};
+use super::ignition::{self, Fragments};
 use super::limit::Source;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{Response, StatusCode, header};
-use axum::routing::post;
+use axum::http::{HeaderMap, Response, StatusCode, header};
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -60,6 +61,7 @@ impl Server {
         address: SocketAddr,
         tls: &Tls,
         registrar: Arc<Registrar>,
+        fragments: Option<Fragments>,
         limits: &Limits,
     ) -> Result<Self, ServerError> {
         let acceptor = TlsAcceptor::from(Arc::new(tls_config(tls)?));
@@ -69,7 +71,7 @@ impl Server {
         Ok(Self {
             listener,
             acceptor,
-            router: router(registrar),
+            router: router(registrar, fragments),
             desks: Desks::new(limits),
         })
     }
@@ -121,8 +123,15 @@ async fn serve_one(stream: TcpStream, acceptor: TlsAcceptor, router: Router, sou
         .await;
 }
 
-fn router(registrar: Arc<Registrar>) -> Router {
-    Router::new()
+fn router(registrar: Arc<Registrar>, fragments: Option<Fragments>) -> Router {
+    let router = match fragments {
+        Some(fragments) => {
+            let answer = move |headers: HeaderMap| async move { fragments.answer(&headers) };
+            Router::new().route(ignition::PATH, get(answer))
+        }
+        None => Router::new(),
+    };
+    router
         .route(BEGIN_PATH, post(begin))
         .route(FINISH_PATH, post(finish))
         .route(VOLUMES_PATH, post(volumes))

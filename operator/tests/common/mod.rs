@@ -292,7 +292,8 @@ pub fn machine(name: &str, ak: &str, state: &str) -> String {
     )
 }
 
-fn client(lab: &Path) -> reqwest::blocking::Client {
+/// A client that believes the authority of this laboratory and nobody else.
+pub fn client(lab: &Path) -> reqwest::blocking::Client {
     use rustls::pki_types::pem::PemObject as _;
     let ca = rustls::pki_types::CertificateDer::from_pem_file(lab.join("ca.pem")).unwrap();
     let mut roots = rustls::RootCertStore::empty();

@@ -24,6 +24,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use sheepfold_operator::controllers::{self, Settings, api};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock, mpsc};
 use std::thread::JoinHandle;
@@ -209,6 +210,30 @@ impl Place {
         RUNTIME.block_on(machines.get_opt(name)).unwrap().is_some()
     }
 
+    /// `kubectl patch --type=merge`.
+    pub fn change<K>(&self, name: &str, change: &Value)
+    where
+        K: kube::Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned,
+    {
+        let api = self.api::<K>();
+        let params = PatchParams::default();
+        let _ = RUNTIME
+            .block_on(api.patch(name, &params, &Patch::Merge(change)))
+            .unwrap();
+    }
+
+    /// Where requests run.
+    pub fn runtime(&self) -> tokio::runtime::Handle {
+        RUNTIME.handle().clone()
+    }
+
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        RUNTIME.block_on(future)
+    }
+
     /// Who holds the lease.
     pub fn holder(&self) -> Option<String> {
         let leases: Api<k8s_openapi::api::coordination::v1::Lease> = self.api();
@@ -258,6 +283,7 @@ impl Place {
             all::<Event>(self),
             all::<api::Machine>(self),
             all::<api::ApprovedImage>(self),
+            all::<api::AttestationKey>(self),
             all::<api::TrustedExecutionCluster>(self),
         ]
         .concat()
@@ -282,9 +308,33 @@ impl Place {
             serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
         let account = format!("system:serviceaccount:{}:{account}", self.namespace);
         config["users"][0]["user"]["as"] = json!(account);
-        let path = self.lab.dir.path().join("kubeconfig");
+        let path = self
+            .lab
+            .dir
+            .path()
+            .join(format!("{}.kubeconfig", account.replace(':', "-")));
         std::fs::write(&path, config.to_string()).unwrap();
         path
+    }
+
+    /// The operator as it is installed: a process of its own, with the rights that come with it.
+    pub fn installed_operator(&self) -> Installed {
+        self.rights(include_str!("../../deploy/rbac.yaml"));
+        let log = self.lab.dir.path().join("operator.log");
+        let child = Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
+            .args(["run", "--namespace", &self.namespace])
+            .env("KUBECONFIG", self.kubeconfig_of("sheepfold-operator"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Installed { child, log }
+    }
+
+    /// Service accounts and roles, for this namespace.
+    pub fn rights(&self, manifest: &str) {
+        let subject = format!("- kind: ServiceAccount\n  namespace: {}\n", self.namespace);
+        self.apply_manifest(&manifest.replace("- kind: ServiceAccount\n", &subject));
     }
 
     /// An operator in this process.
@@ -326,6 +376,28 @@ impl Drop for Place {
                 .delete(&self.namespace, &DeleteParams::default())
                 .await;
         });
+    }
+}
+
+/// A running operator of its own process.
+pub struct Installed {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Installed {
+    /// Ends it, as a crash would; what it logged.
+    pub fn end(self) -> String {
+        let log = self.log.clone();
+        drop(self);
+        std::fs::read_to_string(log).unwrap()
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
