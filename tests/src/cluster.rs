@@ -99,16 +99,6 @@ impl Cluster {
         self.write("Machine", name, &spec)
     }
 
-    /// Adds lines to the spec of an object that is there.
-    ///
-    /// # Errors
-    /// There is none of this name.
-    pub fn extend(&self, name: &str, more: &str) -> Result<()> {
-        let path = self.dir.join(format!("{name}.yaml"));
-        let text = fs::read_to_string(&path)?;
-        Ok(fs::write(&path, format!("{text}{more}"))?)
-    }
-
     /// Takes a machine away; none of this name is fine.
     pub fn remove(&self, name: &str) {
         drop(fs::remove_file(self.dir.join(format!("{name}.yaml"))));
