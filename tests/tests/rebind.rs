@@ -2,6 +2,7 @@
 //! A secret is rotated and the node binds its volume anew: the whole program, killed at each of its writes too.
 
 #![allow(
+    clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,

@@ -3,6 +3,11 @@
 //! The power goes at every moment of a rebinding, on a real volume: what is there afterwards is a header that is accepted,
 //! and it opens with the old passphrase or with the new one.
 
+#![allow(
+    clippy::arithmetic_side_effects,
+    reason = "in a test a panic is the report"
+)]
+
 use super::{Header, Luks, Step, adding, removing, token};
 use crate::config::Config;
 use crate::unlock::UnlockError;
