@@ -85,7 +85,7 @@ pub fn seal(doors: Doors<'_>, registers: &Registers<'_>) -> Result<Sealed, Measu
         state.phase = Phase::Sealed;
         Ok::<_, StateError>(())
     })?;
-    let first = |how| done.iter().any(|done| *done == how).then_some(how);
+    let first = |how| done.contains(&how).then_some(how);
     Ok(first(Sealed::Now)
         .or(first(Sealed::BySystemd))
         .unwrap_or(Sealed::Before))

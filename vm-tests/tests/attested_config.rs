@@ -3,7 +3,11 @@
 //! command line, and the node does not boot; then it only offers it where QEMU's platform has configs, and Ignition does not
 //! look there. What the administrator keeps in the KBS is what the node becomes.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "in a test a panic is the report"
+)]
 
 use std::fs;
 

@@ -67,7 +67,10 @@ fn what_was_bound_is_opened_before_anything_is_put_into_it() {
 
 /// What the disk takes up, in bytes: what was never written does not count.
 fn on_disk(node: &Node) -> u64 {
-    fs::metadata(node.disk()).unwrap().blocks() * 512
+    fs::metadata(node.disk())
+        .unwrap()
+        .blocks()
+        .saturating_mul(512)
 }
 
 /// Less than the system, more than an empty file system.

@@ -195,7 +195,7 @@ fn passphrase() -> Result<Secret, Error> {
     OsRng
         .try_fill_bytes(bytes.as_mut())
         .map_err(|error| clevis_pin::Fault::Random(error.to_string()))?;
-    Ok(Secret::new(b64u::encode(&*bytes).into_bytes()))
+    Ok(Secret::new(b64u::encode(bytes.as_slice()).into_bytes()))
 }
 
 /// A token of Clevis: the JWE in flattened form.
