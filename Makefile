@@ -13,10 +13,14 @@ TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
 DIST    := $(TARGET)/dist/trustee-agent
 
+# Where the other programs are that packages take.
+PROGRAMS ?= $(TARGET)/release
+
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test vm-test operator-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files install-refvals
+.PHONY: help setup build test vm-test operator-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files \
+	install-refvals install-refvals-files install-operator install-operator-files programs deb rpm
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
@@ -28,7 +32,9 @@ help:
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
 	@echo 'make install  that agent, its Clevis links, its dracut module, its manual -> $$(DESTDIR)$(PREFIX)'
-	@echo 'make install-refvals  the program refvals and its manual'
+	@echo 'make install-refvals  the program refvals and its manual; install-operator: sheepfold-operator'
+	@echo 'make deb      Debian packages of all programs -> $(TARGET)/deb'
+	@echo 'make rpm      RPM packages of all programs -> $(TARGET)/rpm'
 	@echo 'make setup    only install what the others need'
 
 setup:
@@ -100,8 +106,11 @@ install: dist
 # What administrators run, and nodes that ask before a reboot: no initramfs carries it.
 install-refvals: setup
 	cargo build --locked --release -p refvals
-	install -D -m 0755 $(TARGET)/release/refvals $(DESTDIR)$(BINDIR)/refvals
-	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 refvals/man/refvals.1
+	@$(MAKE) --no-print-directory install-refvals-files
+
+install-operator: setup
+	cargo build --locked --release -p sheepfold-operator
+	@$(MAKE) --no-print-directory install-operator-files
 
 # Builds nothing, for packagers. dracut/installed-files says what comes where.
 install-files:
@@ -119,3 +128,19 @@ install-files:
 		dracut/65trustee/attested-config.conf dracut/65trustee/trustee-config.service \
 		dracut/65trustee/after-attestation.conf dracut/65trustee/left-out.conf \
 		systemd/seal-first.conf
+
+install-refvals-files:
+	install -D -m 0755 -t $(DESTDIR)$(BINDIR) $(PROGRAMS)/refvals
+	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 refvals/man/refvals.1
+
+install-operator-files:
+	install -D -m 0755 -t $(DESTDIR)$(BINDIR) $(PROGRAMS)/sheepfold-operator
+
+programs: dist
+	cargo build --locked --release -p refvals -p sheepfold-operator
+
+deb: programs
+	scripts/package-deb $(TARGET)/release $(TARGET)/deb
+
+rpm: programs
+	scripts/package-rpm $(TARGET)/release $(TARGET)/rpm
