@@ -109,14 +109,6 @@ pub fn mark_first_boot(chain: &Chain) -> Result<()> {
     )?)
 }
 
-/// The LUKS2 header of the root on `dir/disk.raw` as [`assemble`] has made it: all that is before the payload.
-///
-/// # Errors
-/// The disk cannot be read.
-pub fn header(dir: &Path) -> Result<Vec<u8>> {
-    read(dir, 161, 8)
-}
-
 /// The LUKS2 metadata of the root on `dir/disk.raw` as [`unencrypted`] has made it.
 ///
 /// # Errors
