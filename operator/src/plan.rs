@@ -76,8 +76,10 @@ pub fn plan(desired: &Desired, observed: &Observed) -> Plan {
     planned(desired, observed, None)
 }
 
-/// As [`plan`], for a part: its work does not grow with the number of other machines. `desired` must have all
-/// machines that any map of the part contains, and may lack the others.
+/// As [`plan`], for a part: its work does not grow with the number of other machines. The part must have the maps of
+/// whatever changed, and of all that had or have a key or init-data in common with it: they keep each other from
+/// their secrets. `desired` must have all machines that any map of the part contains, and whoever has something in
+/// common with one of them; it may lack the others.
 ///
 /// Parts that are planned one after the other come to the same end as one whole plan, and no moment between
 /// is weaker than both ends: each plan goes from a state to one in which some machines are further.

@@ -19,18 +19,38 @@ fn shards(machine: Option<&Machine>) -> BTreeSet<String> {
     keys.chain(registers).collect()
 }
 
-/// One machine changes; the others are as they are. What is planned from, and the part.
+/// Whether each keeps the other from its secrets.
+fn alike(one: &Machine, other: &Machine) -> bool {
+    (one.ak.is_some() && one.ak == other.ak)
+        || (one.init_data.is_some() && one.init_data == other.init_data)
+}
+
+/// One machine changes; the others are as they are. What is planned from, and the part: the maps of that machine
+/// and of all that had or have something in common with it.
 fn change(present: &mut Desired, wanted: &Desired, node: &NodeName) -> (Desired, Part) {
-    let mut values = shards(present.machines.get(node));
+    let before = present.machines.get(node).cloned();
     match wanted.machines.get(node) {
         Some(machine) => drop(present.machines.insert(node.clone(), machine.clone())),
         None => drop(present.machines.remove(node)),
     }
-    values.extend(shards(present.machines.get(node)));
+    let after = present.machines.get(node);
+    let mut values = shards(before.as_ref());
+    for machine in present.machines.values() {
+        let mut versions = before.iter().chain(after);
+        if versions.any(|version| alike(version, machine)) {
+            values.extend(shards(Some(machine)));
+        }
+    }
     let mut needed = present.clone();
     needed
         .machines
         .retain(|other, machine| other == node || !shards(Some(machine)).is_disjoint(&values));
+    let inside = needed.machines.clone();
+    for (other, machine) in &present.machines {
+        if inside.values().any(|one| alike(one, machine)) {
+            needed.machines.insert(other.clone(), machine.clone());
+        }
+    }
     let part = Part {
         nodes: BTreeSet::from([node.clone()]),
         values,
