@@ -64,7 +64,8 @@ demo: build
 # Two builds of the agent: what is installed, and one that can speak to a software TPM and be measured.
 bench: build dist
 	cargo build --locked --release -p trustee-agent
-	cargo run --locked -q --example scale -- $(MACHINES) > $(TARGET)/scale.md
+	cargo build --locked --workspace --example scale
+	$(TARGET)/debug/examples/scale $(MACHINES) > $(TARGET)/scale.md
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
 		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 

@@ -279,8 +279,8 @@ fn mebibytes(kib: u64) -> String {
     format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024)
 }
 
-const AGENT_BYTES: u64 = 7 * 1024 * 1024 / 2;
-const COMPRESSED_BYTES: u64 = 3 * 1024 * 1024 / 2;
+const AGENT_BYTES: u64 = 15 * 1024 * 1024 / 4;
+const COMPRESSED_BYTES: u64 = 8 * 1024 * 1024 / 5;
 const TPM_COMMANDS: u128 = 6;
 const CONNECTIONS: u128 = 1;
 const ROUND_TRIPS: u128 = 6;
