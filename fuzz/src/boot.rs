@@ -5,11 +5,12 @@
 use measured_boot::bank::Bank;
 use measured_boot::eventlog::EventLog;
 use measured_boot::facts::{ShimFacts, UkiFacts};
+use measured_boot::image::{Choice, Scanner};
 use measured_boot::pe::PeFacts;
 use measured_boot::platform::PlatformFacts;
 use measured_boot::sbat::SbatLevels;
 use measured_boot::signature::SignatureFacts;
-use measured_boot::uefi::{SignatureList, VariableData};
+use measured_boot::uefi::{SignatureList, VariableData, store};
 
 /// What is left out of a log is unused space, and its PCRs follow from its digests alone.
 pub fn event_log(bytes: &[u8]) -> bool {
@@ -59,6 +60,38 @@ pub fn pe(bytes: &[u8]) -> bool {
         facts.authenticode.get(Bank::Sha256)
     );
     true
+}
+
+/// A layer of an image. Read twice it says the same, and the DiffID of one that is not compressed is the hash of its
+/// bytes.
+pub fn layer(bytes: &[u8]) -> bool {
+    let scan = || {
+        let mut scanner = Scanner::new();
+        let diff_id = scanner.layer(&mut &bytes[..])?;
+        Ok::<_, measured_boot::Error>((diff_id, scanner.finish("fuzz", &Choice::default())))
+    };
+    let Ok((diff_id, facts)) = scan() else {
+        return false;
+    };
+    let compressed =
+        bytes.starts_with(&[0x1f, 0x8b]) || bytes.get(1..4) == Some(&[0xb5, 0x2f, 0xfd]);
+    assert!(compressed || diff_id == Bank::Sha256.hash(bytes));
+    assert!((diff_id, facts) == scan().unwrap());
+    true
+}
+
+/// Firmware's flash: no variable is larger than the file.
+pub fn flash(bytes: &[u8]) -> bool {
+    let _ = PlatformFacts::from_flash("fuzz", bytes);
+    let Ok(variables) = store::variables(bytes) else {
+        return false;
+    };
+    assert!(
+        variables
+            .iter()
+            .all(|variable| variable.data.len() < bytes.len())
+    );
+    store::is_store(bytes)
 }
 
 /// UEFI_VARIABLE_DATA is read as it was written.

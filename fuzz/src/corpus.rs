@@ -73,6 +73,8 @@ pub fn seeds() -> Vec<Seed> {
         seed("event_log", "sha1", &sha1_log()),
         seed("pe", "unsigned", &pe(&[])),
         seed("pe", "signature-of-another", &pe(PKCS7)),
+        seed("layer", "plain", &layer()),
+        seed("flash", "one-variable", &flash()),
         seed("uefi_variable", "db", &variable()),
         seed("signature_lists", "two", &signature_lists()),
         seed("pkcs7", "uki-snakeoil", PKCS7),
@@ -315,6 +317,79 @@ fn pe(signature: &[u8]) -> Vec<u8> {
     put(&mut file, 232, &at.to_le_bytes());
     put(&mut file, 236, &length.next_multiple_of(8).to_le_bytes());
     file
+}
+
+/// A tar archive (POSIX.1-1988 ustar): a program, a hard link and a symbolic link to it, a whiteout, a long name (PAX).
+fn layer() -> Vec<u8> {
+    let mut archive = Vec::new();
+    let mut entry = |path: &str, kind: u8, link: &str, content: &[u8]| {
+        let mut header = [0_u8; 512];
+        let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, path.as_bytes());
+        put(100, b"0000644\0");
+        put(124, format!("{:011o}\0", content.len()).as_bytes());
+        put(148, b"        ");
+        put(156, &[kind]);
+        put(157, link.as_bytes());
+        put(257, b"ustar\x0000");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        archive.extend(header);
+        archive.extend(content);
+        archive.resize(archive.len().next_multiple_of(512), 0);
+    };
+    entry("repo/objects/aa/bb.file", b'0', "", &pe(&[]));
+    entry(
+        "usr/lib/modules/6.1/vmlinuz",
+        b'1',
+        "repo/objects/aa/bb.file",
+        b"",
+    );
+    entry("boot", b'2', "usr/lib/modules/6.1", b"");
+    entry("etc/.wh.old", b'0', "", b"");
+    entry("pax", b'x', "", b"27 path=usr/lib/os-release\n");
+    entry("short", b'0', "", b"ID=test\nNAME=test\n");
+    archive.resize(archive.len() + 1024, 0);
+    archive
+}
+
+/// A firmware volume with an authenticated variable store of EDK II (VariableFormat.h), and one variable in it.
+fn flash() -> Vec<u8> {
+    let name: Vec<u8> = "PK\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut volume = vec![0; 16];
+    volume.extend([
+        0x8d, 0x2b, 0xf1, 0xff, 0x96, 0x76, 0x8b, 0x4c, 0xa9, 0x85, 0x27, 0x47, 0x07, 0x5b, 0x4f,
+        0x50,
+    ]);
+    volume.extend(8192_u64.to_le_bytes());
+    volume.extend(b"_FVH");
+    volume.extend([0; 4]);
+    volume.extend(72_u16.to_le_bytes());
+    volume.resize(72, 0);
+    let words = volume.as_chunks::<2>().0.iter();
+    let sum = words.fold(0_u16, |sum, word| {
+        sum.wrapping_add(u16::from_le_bytes(*word))
+    });
+    volume[50..52].copy_from_slice(&sum.wrapping_neg().to_le_bytes());
+    volume.extend([
+        0x78, 0x2c, 0xf3, 0xaa, 0x7b, 0x94, 0x9a, 0x43, 0xa1, 0x80, 0x2e, 0x14, 0x4e, 0xc3, 0x77,
+        0x92,
+    ]);
+    volume.extend(4096_u32.to_le_bytes());
+    volume.extend([0x5a, 0xfe, 0, 0, 0, 0, 0, 0]);
+    // Start, state (added), attributes, then counters and times of signed updates.
+    volume.extend([0xaa, 0x55, 0x3f, 0, 7, 0, 0, 0]);
+    volume.resize(volume.len() + 28, 0);
+    volume.extend(u32::try_from(name.len()).unwrap().to_le_bytes());
+    volume.extend(4_u32.to_le_bytes());
+    volume.extend([
+        0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b,
+        0x8c,
+    ]);
+    volume.extend(name);
+    volume.extend([1, 2, 3, 4]);
+    volume.resize(8192, 0xff);
+    volume
 }
 
 fn variable() -> Vec<u8> {

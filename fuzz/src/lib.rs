@@ -73,6 +73,8 @@ pub const TARGETS: &[Target] = targets![
     node::agent_toml["agent/tests/config"],
     boot::event_log,
     boot::pe,
+    boot::layer,
+    boot::flash,
     boot::uefi_variable,
     boot::signature_lists,
     boot::pkcs7,
