@@ -34,8 +34,8 @@ pub struct Image {
 pub struct Recipe {
     /// Which Debian.
     pub suite: Suite,
-    /// `agent.toml`; none: an image without us, to be compared with.
-    pub agent_toml: Option<String>,
+    /// `agent.toml`.
+    pub agent_toml: String,
     /// More lines for dracut's configuration.
     pub dracut: String,
 }
@@ -64,7 +64,7 @@ impl Recipe {
     pub fn node(site: &Site) -> Self {
         Self {
             suite: Suite::Trixie,
-            agent_toml: Some(site.settings().to_toml()),
+            agent_toml: site.settings().to_toml(),
             // It would come by itself, and is a fifth of the image.
             dracut: "omit_dracutmodules+=\" ignition \"\n".to_owned(),
         }
@@ -73,7 +73,7 @@ impl Recipe {
     /// A node whose agent opens the root itself.
     pub fn native(site: &Site) -> Self {
         Self {
-            agent_toml: Some(site.native_settings().to_toml()),
+            agent_toml: site.native_settings().to_toml(),
             ..Self::node(site)
         }
     }
@@ -89,26 +89,8 @@ impl Recipe {
     /// [`Recipe::with_ignition`], and the agent opens the root itself.
     pub fn native_with_ignition(site: &Site) -> Self {
         Self {
-            agent_toml: Some(site.native_settings().to_toml()),
+            agent_toml: site.native_settings().to_toml(),
             ..Self::with_ignition(site)
-        }
-    }
-
-    /// [`Recipe::node`] without anything of ours: Clevis and its pin `tpm2`.
-    pub fn stock(site: &Site) -> Self {
-        Self {
-            agent_toml: None,
-            dracut: format!("{TPM2}{}", Self::node(site).dracut),
-            ..Self::node(site)
-        }
-    }
-
-    /// [`Recipe::with_ignition`] in the same way.
-    pub fn stock_with_ignition(site: &Site) -> Self {
-        Self {
-            agent_toml: None,
-            dracut: format!("{TPM2}{BIND_TPM2}{}", Self::with_ignition(site).dracut),
-            ..Self::node(site)
         }
     }
 
@@ -128,7 +110,7 @@ impl Recipe {
             .path(&workspace.join("systemd"))?
             .path(&workspace.join("Makefile"))?
             .path(&trees::here().join("guest"))?
-            .bytes(self.agent_toml.as_deref().unwrap_or_default().as_bytes())
+            .bytes(self.agent_toml.as_bytes())
             .bytes(self.dracut.as_bytes())
             .bytes(&ca);
         let dir = cache::directory("vm-image", &key, |dir| self.make(dir, &guest, &agent, &ca))?;
@@ -232,20 +214,18 @@ impl Recipe {
             .arg(files.join("etc/systemd/system"))
             .success()?;
         Run::new("chown").args(["-R", "0:0"]).arg(files).success()?;
-        if let Some(config) = &self.agent_toml {
-            let set = |name: &str, value: &Path| format!("{name}={}", value.display());
-            Run::new("make")
-                .args(["--no-print-directory", "-C"])
-                .arg(paths::workspace())
-                .args([
-                    "install-files".to_owned(),
-                    set("DESTDIR", files),
-                    set("DIST", agent),
-                ])
-                .success()?;
-            put("etc/trustee/agent.toml", config.as_bytes())?;
-            put("etc/trustee/kbs-ca.pem", ca)?;
-        }
+        let set = |name: &str, value: &Path| format!("{name}={}", value.display());
+        Run::new("make")
+            .args(["--no-print-directory", "-C"])
+            .arg(paths::workspace())
+            .args([
+                "install-files".to_owned(),
+                set("DESTDIR", files),
+                set("DIST", agent),
+            ])
+            .success()?;
+        put("etc/trustee/agent.toml", self.agent_toml.as_bytes())?;
+        put("etc/trustee/kbs-ca.pem", ca)?;
         Ok(())
     }
 }
@@ -286,10 +266,6 @@ fn confidential_modules(guest: &Path, version: &str, listed: &str) -> Result<()>
 
 const INITRAMFS: &str = "initrd.img";
 const ROOT: &str = "root.ext4";
-const TPM2: &str = "add_dracutmodules+=\" clevis-pin-tpm2 \"\n";
-/// What `clevis luks bind` takes, which the module `clevis` does not bring.
-const BIND_TPM2: &str = "install_items+=\" /usr/bin/clevis /usr/bin/clevis-luks-bind /usr/bin/clevis-encrypt-tpm2 \
-/usr/bin/tpm2_create /usr/bin/tpm2_pcrread /usr/bin/tpm2_createpolicy \"\n";
 /// `NAME INITRAMFS`. The kernel unpacks one archive after the other; each begins at a multiple of four bytes.
 const APPEND: &str = r#"
 echo "put here by the host" >"$1"

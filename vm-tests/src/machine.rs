@@ -147,20 +147,6 @@ impl Machine {
         Ok(journal)
     }
 
-    /// What the emulator has used of the processors since it was started.
-    ///
-    /// # Errors
-    /// The kernel does not say.
-    pub fn processor_seconds(&self) -> Result<f64> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.qemu.id()))?;
-        // proc_pid_stat(5): fields 14 and 15, counted from behind the name.
-        let (_, fields) = stat.rsplit_once(')').context("no name")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: Vec<u32> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-        let each = u32::try_from(rustix::param::clock_ticks_per_second())?;
-        Ok(f64::from(ticks.iter().sum::<u32>()) / f64::from(each))
-    }
-
     /// Shuts the system down in good order.
     ///
     /// # Errors

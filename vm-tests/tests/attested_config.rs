@@ -27,7 +27,7 @@ fn the_host_cannot_choose_what_a_node_becomes() {
     let mut settings = site.settings();
     settings.ignition = Some("default/{node}/ignition".to_owned());
     let recipe = Recipe {
-        agent_toml: Some(settings.to_toml()),
+        agent_toml: settings.to_toml(),
         ..Recipe::with_ignition(&site)
     };
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();

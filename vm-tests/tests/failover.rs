@@ -26,7 +26,7 @@ fn dead_servers_are_passed_by() {
     let mut settings = site.native_settings();
     settings.servers = vec![closed.clone(), silent.clone(), site.url()];
     let recipe = Recipe {
-        agent_toml: Some(settings.to_toml()),
+        agent_toml: settings.to_toml(),
         ..Recipe::node(&site)
     };
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();
