@@ -47,6 +47,8 @@ pub struct Binding {
     token: ClevisToken,
     /// Resource path of the secret.
     path: String,
+    /// [`Config::pinned_digest`] of whoever made it, if it says so.
+    made_under: Option<[u8; 32]>,
 }
 
 impl Binding {
@@ -62,10 +64,7 @@ impl Binding {
 
     /// Whether the token was made under this configuration; `None` if it does not say.
     pub fn bound_under(&self, config: &Config) -> Option<bool> {
-        let compact = self.token.jwe.compact();
-        let token = Token::parse(compact.as_bytes()).ok()?;
-        let made = token.header().trustee.as_ref()?;
-        Some(made.cfg == config.pinned_digest())
+        self.made_under.map(|made| made == config.pinned_digest())
     }
 }
 
@@ -99,9 +98,12 @@ impl Candidate {
             let compact = token.jwe.compact();
             match Token::parse(compact.as_bytes()) {
                 Ok(read) => {
-                    let path = read.header().path.clone();
-                    let token = token.clone();
-                    bindings.push(Binding { token, path });
+                    let said = read.header();
+                    bindings.push(Binding {
+                        token: token.clone(),
+                        path: said.path.clone(),
+                        made_under: said.trustee.as_ref().map(|made| made.cfg),
+                    });
                 }
                 // Another pin's, beside ours or in its place.
                 Err(fault) => why = fault.to_string(),

@@ -152,20 +152,9 @@ static KEY: LazyLock<TeeKey> = LazyLock::new(|| {
 });
 
 static PLAINTEXTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let dir = crate::root().join("kbs-protocol/tests/vectors/resource");
-    let files = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    files
-        .filter(|path| {
-            path.file_name()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .starts_with("ok-")
-        })
-        .map(|path| {
-            let jwe = ResourceJwe::parse(&std::fs::read(path).unwrap()).unwrap();
+    crate::good_vectors("kbs-protocol/tests/vectors/resource")
+        .map(|bytes| {
+            let jwe = ResourceJwe::parse(&bytes).unwrap();
             jwe.open(&KEY).unwrap().expose().to_vec()
         })
         .collect()

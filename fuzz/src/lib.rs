@@ -118,3 +118,13 @@ impl Target {
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
+
+/// The vectors of a directory of the repository that are to be accepted.
+fn good_vectors(dir: &str) -> impl Iterator<Item = Vec<u8>> {
+    let files = std::fs::read_dir(root().join(dir))
+        .unwrap()
+        .map(|entry| entry.unwrap());
+    files
+        .filter(|file| file.file_name().to_str().unwrap().starts_with("ok-"))
+        .map(|file| std::fs::read(file.path()).unwrap())
+}

@@ -110,18 +110,7 @@ const SERVER: &str = "https://kbs.example:8080";
 
 /// The vectors that open, without the white space after them.
 static AUTHENTIC: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let dir = crate::root().join("clevis-pin/tests/vectors/tokens");
-    let files = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    files
-        .filter(|path| {
-            path.file_name()
-                .unwrap()
-                .to_str()
-                .unwrap()
-                .starts_with("ok-")
-        })
-        .map(|path| std::fs::read(path).unwrap().trim_ascii_end().to_vec())
+    crate::good_vectors("clevis-pin/tests/vectors/tokens")
+        .map(|bytes| bytes.trim_ascii_end().to_vec())
         .collect()
 });

@@ -101,6 +101,12 @@ impl EventLog {
             .enumerate()
             .filter(|(_, event)| event.kind != EventType::NO_ACTION)
     }
+
+    /// Those of [`EventLog::extends`] that extended this PCR.
+    pub fn extends_of(&self, pcr: u8) -> impl Iterator<Item = (usize, &Event)> {
+        self.extends()
+            .filter(move |(_, event)| event.pcr == u32::from(pcr))
+    }
 }
 
 impl Event {

@@ -125,14 +125,8 @@ fn compare(
     bank: Bank,
     pcr: u8,
 ) -> Result<Option<Difference>, Error> {
-    let mut logged = log
-        .extends()
-        .filter(|(_, event)| event.pcr == u32::from(pcr));
-    // The operating system's own extends are in no firmware log.
-    let mut predicted = prediction
-        .events
-        .iter()
-        .filter(|event| event.pcr == pcr && !event.runtime);
+    let mut logged = log.extends_of(pcr);
+    let mut predicted = prediction.logged(pcr);
     for position in 1_usize.. {
         let (expected, found) = (predicted.next(), logged.next());
         if expected.is_none() && found.is_none() {

@@ -234,6 +234,13 @@ impl Prediction {
         }
         Ok(pcrs)
     }
+
+    /// What a firmware's log will say of a PCR, in order: the operating system's own extends are in none.
+    pub fn logged(&self, pcr: u8) -> impl Iterator<Item = &PredictedEvent> {
+        self.events
+            .iter()
+            .filter(move |event| event.pcr == pcr && !event.runtime)
+    }
 }
 
 impl PredictedEvent {

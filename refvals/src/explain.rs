@@ -83,13 +83,8 @@ fn rows(
     pcr: u8,
     bank: Bank,
 ) -> Result<String, Error> {
-    let mut found = log
-        .extends()
-        .filter(|(_, event)| event.pcr == u32::from(pcr));
-    let mut predicted = prediction
-        .events
-        .iter()
-        .filter(|event| event.pcr == pcr && !event.runtime);
+    let mut found = log.extends_of(pcr);
+    let mut predicted = prediction.logged(pcr);
     let first = explanation
         .first
         .as_ref()

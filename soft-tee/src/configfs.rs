@@ -201,11 +201,7 @@ impl Filesystem for Files {
         reply: ReplyData,
     ) {
         match self.content(inode.into()) {
-            Ok(content) => {
-                let from = usize::try_from(offset).unwrap().min(content.len());
-                let to = (from + usize::try_from(size).unwrap()).min(content.len());
-                reply.data(&content[from..to]);
-            }
+            Ok(content) => reply.data(window(&content, offset, size)),
             Err(errno) => reply.error(errno),
         }
     }
@@ -235,6 +231,13 @@ impl Filesystem for Files {
             _ => reply.error(Errno::EINVAL),
         }
     }
+}
+
+/// What a read of so many bytes at a place gets; nothing behind the end.
+pub(crate) fn window(content: &[u8], offset: u64, size: u32) -> &[u8] {
+    let from = usize::try_from(offset).unwrap().min(content.len());
+    let to = (from + usize::try_from(size).unwrap()).min(content.len());
+    &content[from..to]
 }
 
 pub(crate) fn attributes(inode: u64) -> FileAttr {

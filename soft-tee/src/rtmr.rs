@@ -3,7 +3,7 @@
 //! RTMR 3 of a TD, as Linux 6.16 shows it (Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest), as a file
 //! system in user space: to read is to see the value, to write a digest is to extend by it.
 
-use crate::configfs::{NEVER, attributes};
+use crate::configfs::{NEVER, attributes, window};
 use anyhow::{Context as _, Result};
 use fuser::{
     BackgroundSession, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
@@ -81,9 +81,7 @@ impl Filesystem for File {
         reply: ReplyData,
     ) {
         let value = *self.0.lock().unwrap();
-        let from = usize::try_from(offset).unwrap().min(value.len());
-        let to = (from + usize::try_from(size).unwrap()).min(value.len());
-        reply.data(&value[from..to]);
+        reply.data(window(&value, offset, size));
     }
 
     fn write(

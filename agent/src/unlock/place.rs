@@ -12,13 +12,9 @@ use std::path::{Path, PathBuf};
 /// `rd.luks.name=UUID=NAME` and `luks.name=` as in systemd-cryptsetup-generator(8), then the second field of
 /// crypttab(5).
 pub fn of_volume(name: &str, command_line: &str, crypttab: &str) -> Option<PathBuf> {
-    let argument = command_line.split_ascii_whitespace().find_map(|argument| {
-        let value = ["rd.luks.name=", "luks.name="]
-            .into_iter()
-            .find_map(|key| argument.strip_prefix(key))?;
-        let (uuid, named) = value.split_once('=')?;
-        (named == name).then(|| Path::new(BY_UUID).join(uuid.to_ascii_lowercase()))
-    });
+    let argument = arguments(command_line)
+        .find(|(_, named)| *named == name)
+        .map(|(uuid, _)| Path::new(BY_UUID).join(uuid.to_ascii_lowercase()));
     argument.or_else(|| {
         crypttab.lines().find_map(|line| {
             let mut fields = line.split_ascii_whitespace();
@@ -30,15 +26,7 @@ pub fn of_volume(name: &str, command_line: &str, crypttab: &str) -> Option<PathB
 
 /// Every volume that one of the two texts names, with its device.
 pub fn all_volumes(command_line: &str, crypttab: &str) -> BTreeMap<String, PathBuf> {
-    let arguments = command_line
-        .split_ascii_whitespace()
-        .filter_map(|argument| {
-            let keys = ["rd.luks.name=", "luks.name="];
-            let value = keys
-                .into_iter()
-                .find_map(|key| argument.strip_prefix(key))?;
-            value.split_once('=').map(|(_, name)| name)
-        });
+    let arguments = arguments(command_line).map(|(_, name)| name);
     let rows = crypttab
         .lines()
         .filter_map(|line| line.split_ascii_whitespace().next());
@@ -46,6 +34,19 @@ pub fn all_volumes(command_line: &str, crypttab: &str) -> BTreeMap<String, PathB
         .chain(rows)
         .filter_map(|name| Some((name.to_owned(), of_volume(name, command_line, crypttab)?)))
         .collect()
+}
+
+/// UUID and name of each volume that the command line names.
+fn arguments(command_line: &str) -> impl Iterator<Item = (&str, &str)> {
+    command_line
+        .split_ascii_whitespace()
+        .filter_map(|argument| {
+            let keys = ["rd.luks.name=", "luks.name="];
+            let value = keys
+                .into_iter()
+                .find_map(|key| argument.strip_prefix(key))?;
+            value.split_once('=')
+        })
 }
 
 /// A device as crypttab writes it.

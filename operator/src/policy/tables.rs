@@ -104,27 +104,21 @@ type Change = fn(&mut Value, &mut BTreeMap<String, Value>);
 pub(super) fn attestation() -> Vec<Row<Evidence>> {
     let mut rows = Vec::new();
     let mut of = |base: fn() -> Evidence, cases: &[(&str, Change, &str)]| {
-        for (why, change, answer) in cases {
-            let Evidence {
-                mut input,
-                mut values,
-                ..
-            } = base();
-            change(&mut input, &mut values);
-            let question = Evidence::new(input, values);
+        rows.extend(cases.iter().map(|case| {
+            let (question, answer) = changed(base, case);
             let about = question
                 .input
                 .as_object()
                 .unwrap()
                 .keys()
                 .find(|k| TEES.contains(&k.as_str()));
-            let why = format!("{}: {why}", about.unwrap_or(&String::new()));
-            rows.push(Row {
+            let why = format!("{}: {}", about.unwrap_or(&String::new()), case.0);
+            Row {
                 why,
                 question,
-                answer: (*answer).to_owned(),
-            });
-        }
+                answer,
+            }
+        }));
     };
     of(tpm, TPM_IDENTITY);
     of(tpm, TPM_BOOT);
@@ -138,23 +132,15 @@ pub(super) fn attestation() -> Vec<Row<Evidence>> {
     }
     let said = rows.len();
     let mut of = |base: fn() -> Evidence, cases: &[(&str, Change, &str)]| {
-        for (why, change, answer) in cases {
-            let Evidence {
-                mut input,
-                mut values,
-                ..
-            } = base();
-            change(&mut input, &mut values);
-            let mut question = Evidence::new(input, values);
+        rows.extend(cases.iter().map(|case| {
+            let (mut question, answer) = changed(base, case);
             question.for_people = true;
-            let why = format!("for people: {why}");
-            let answer = (*answer).to_owned();
-            rows.push(Row {
-                why,
+            Row {
+                why: format!("for people: {}", case.0),
                 question,
                 answer,
-            });
-        }
+            }
+        }));
     };
     of(snp, SNP_REASONS);
     of(az_snp, AZ_SNP_REASONS);
@@ -162,6 +148,20 @@ pub(super) fn attestation() -> Vec<Row<Evidence>> {
     of(tpm, &[("a TPM", |_, _| {}, "-")]);
     assert!(rows.len() > said);
     rows
+}
+
+/// Good evidence with one thing changed, and what is said of it.
+fn changed(
+    base: fn() -> Evidence,
+    (_, change, answer): &(&str, Change, &str),
+) -> (Evidence, String) {
+    let Evidence {
+        mut input,
+        mut values,
+        ..
+    } = base();
+    change(&mut input, &mut values);
+    (Evidence::new(input, values), (*answer).to_owned())
 }
 
 // ---- Good evidence of each kind, with reference values that approve it.

@@ -7,7 +7,6 @@
 //! another one is made, and what a node may have read in the meantime is kept in its second place. An Ignition
 //! config lies beside them; it is not made here, so it has no second place.
 
-use super::ignition::Config;
 use super::{Directory, Error};
 use crate::model::{Desired, InitDataDigest, Machine, NodeName, SecretId, State, Tag};
 use crate::plan::Observed;
@@ -41,13 +40,8 @@ pub trait Source {
     /// When there are no random numbers.
     fn make(&mut self, node: Option<&NodeId>, path: &ResourcePath) -> Result<SecretId, Error>;
 
-    /// A config that is not made here, but has to be stored all the same.
-    fn take(&mut self, config: &Config) -> SecretId {
-        config.id().clone()
-    }
-
-    /// Something that is not made here, but has to be stored all the same.
-    fn state(&mut self, id: SecretId, _content: Secret) -> SecretId {
+    /// Something that is not made here, but has to be stored all the same. Its id stands for its content.
+    fn keep(&mut self, id: SecretId, _content: Secret) -> SecretId {
         id
     }
 
@@ -83,14 +77,8 @@ impl Source for Fresh {
         Ok(id)
     }
 
-    fn take(&mut self, config: &Config) -> SecretId {
-        let id = config.id();
-        self.0.entry(id.clone()).or_insert_with(|| config.text());
-        id.clone()
-    }
-
-    fn state(&mut self, id: SecretId, content: Secret) -> SecretId {
-        self.0.insert(id.clone(), content);
+    fn keep(&mut self, id: SecretId, content: Secret) -> SecretId {
+        self.0.entry(id.clone()).or_insert(content);
         id
     }
 }
@@ -166,7 +154,8 @@ pub fn desired(
             }
         }
         if let Some(config) = &entry.ignition {
-            machine.secrets.insert(Tag::ignition(), source.take(config));
+            let id = source.keep(config.id().clone(), config.text());
+            machine.secrets.insert(Tag::ignition(), id);
         }
     }
     Ok(desired)

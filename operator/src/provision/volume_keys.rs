@@ -80,7 +80,7 @@ pub(super) fn fill(
                 why,
             }));
             if let Some(key) = key {
-                let id = source.state(key.id(), key.content());
+                let id = source.keep(key.id(), key.content());
                 machine.secrets.insert(place, id);
             }
         }
