@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Evidence of real machines against AMD's and Intel's own roots. The recordings are test data of published crates
-//! (`sev`, Apache-2.0; `dcap-qvl`, MIT), read from where cargo keeps the sources of the versions in Cargo.lock, and what
-//! lies in `tee/` below `SHEEPFOLD_FIXTURES`.
+//! (`sev`, Apache-2.0; `dcap-qvl`, MIT), read from where cargo keeps the sources of the versions in Cargo.lock, what
+//! lies in `recorded/` beside this file, and in `tee/` below `SHEEPFOLD_FIXTURES`.
 
 use super::roots;
 use crate::verifier::{hex, snp, tdx};
 use kbs_protocol::encoding::b64u_padded;
-use kbs_protocol::evidence::{AzSnpVtpmEvidence, HclReport, SnpReport};
+use kbs_protocol::evidence::{AzSnpVtpmEvidence, HclKind, HclReport, SnpReport};
 use kbs_protocol::verify;
 use serde_json::Value;
 use sev::Generation;
@@ -55,14 +55,12 @@ fn a_milan_report_and_certificates_of_two_generations() {
     assert_eq!(serde_json::to_string(&report).unwrap(), spelled(&raw));
 }
 
-/// One report of each generation that somebody has recorded: AMD's own root vouches for it, and its JSON is the table of
-/// the specification, byte for byte. A published crate brings Milan (version 2, which does not name its processor);
-/// `tee/snp/NAME.bin` with `NAME.vcek.der` beside it, below the recordings, brings others.
+/// A recorded report of each generation: AMD's own root vouches for it, and its JSON is the table of the
+/// specification, byte for byte. `tee/snp/NAME.bin` with `NAME.vcek.der` beside it, below the recordings, adds others.
 #[test]
 fn reports_of_each_generation_are_spelled_as_the_specification_has_it() {
     let roots = roots(&[], None, &[]);
-    let mut missing = vec!["Genoa", "Turin"];
-    for (name, raw, vcek) in recorded_reports() {
+    for (name, made_for, raw, vcek) in recorded_reports() {
         let report = *SnpReport::parse(&raw).unwrap().fields();
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
@@ -70,20 +68,49 @@ fn reports_of_each_generation_are_spelled_as_the_specification_has_it() {
             "{name}"
         );
         let chain = [CertTableEntry::new(CertType::VCEK, vcek)];
+        // Since version 3 a report names its processor; the older ones take it from who signed their key.
         let family = report.cpuid_fam_id.zip(report.cpuid_mod_id);
-        let generation =
-            family.map(|(family, model)| Generation::identify_cpu(family, model).unwrap());
-        let known = match generation {
-            Some(Generation::Genoa) => "Genoa",
-            Some(Generation::Turin) => "Turin",
-            _ => "Milan",
-        };
-        missing.retain(|name| *name != known);
+        let named = family.map(|(family, model)| Generation::identify_cpu(family, model).unwrap());
+        if let (Some(named), Some(made_for)) = (named, made_for) {
+            assert_eq!(named.titlecase(), made_for.titlecase(), "{name}");
+        }
+        let generation = made_for.or(named);
         snp::believe(&report, &chain, generation, &roots).unwrap();
+        for other in [Generation::Milan, Generation::Genoa, Generation::Turin] {
+            if generation.is_some_and(|generation| generation.titlecase() != other.titlecase()) {
+                assert!(snp::believe(&report, &chain, Some(other), &roots).is_err());
+            }
+        }
+        let mut altered = report;
+        altered.measurement[47] ^= 1;
+        assert!(snp::believe(&altered, &chain, generation, &roots).is_err());
     }
-    if !missing.is_empty() {
-        eprintln!("SKIPPED: no recorded report of {missing:?} in tee/snp below SHEEPFOLD_FIXTURES");
+}
+
+/// What the paravisor of two real machines says of itself: each part where the format has it, and the processor's
+/// report bound to the part that holds the vTPM's key.
+#[test]
+fn hcl_reports_of_real_machines() {
+    for (name, kind, user_data) in [
+        ("azure-snp.hcl", HclKind::Snp, None),
+        ("azure-tdx.hcl", HclKind::Tdx, Some(64)),
+    ] {
+        let hcl = HclReport::parse(&recorded(name)).unwrap();
+        assert_eq!(hcl.kind, kind, "{name}");
+        assert_eq!(hcl.user_data.as_ref().map(Vec::len), user_data, "{name}");
+        assert_eq!((hcl.ak.n.len(), &hcl.ak.e[..]), (256, &[1, 0, 1][..]));
+        // An SNP report has its data at 0x50, a TDREPORT at 0x80.
+        let at = if kind == HclKind::Snp { 0x50 } else { 0x80 };
+        let data = &hcl.hardware_report[at..at + 64];
+        assert_eq!(data[..32], hcl.variable_data_sha256(), "{name}");
+        assert_eq!(data[32..], [0; 32], "{name}");
     }
+    let hcl = HclReport::parse(&recorded("azure-snp.hcl")).unwrap();
+    let report = *SnpReport::parse(&hcl.hardware_report).unwrap().fields();
+    assert_eq!(
+        serde_json::to_string(&report).unwrap(),
+        spelled(&hcl.hardware_report)
+    );
 }
 
 /// Azure's evidence of a real machine, `tee/azure/NAME.json` below the recordings: each link of it holds, and the
@@ -211,17 +238,29 @@ fn files(below: &str, ending: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Name, raw report and VCEK.
-fn recorded_reports() -> Vec<(String, Vec<u8>, Vec<u8>)> {
+/// One of the recordings beside this file; their README says where each comes from.
+fn recorded(name: &str) -> Vec<u8> {
+    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/verifier/tests/recorded");
+    std::fs::read(beside.join(name)).unwrap()
+}
+
+/// Name, the processor that made it where that is known, raw report and VCEK.
+fn recorded_reports() -> Vec<(String, Option<Generation>, Vec<u8>, Vec<u8>)> {
     let (_, raw, vcek) = milan();
-    let mut reports = vec![("Milan of the crate sev".to_owned(), raw, vcek)];
+    let mut reports = vec![("milan".to_owned(), Some(Generation::Milan), raw, vcek)];
+    for (name, generation) in [("genoa", Generation::Genoa), ("turin", Generation::Turin)] {
+        let read = |ending: &str| recorded(&format!("{name}{ending}"));
+        reports.push((
+            name.to_owned(),
+            Some(generation),
+            read(".bin"),
+            read(".vcek.der"),
+        ));
+    }
     for path in files("tee/snp", "bin") {
         let vcek = std::fs::read(path.with_extension("vcek.der")).unwrap();
-        reports.push((
-            path.display().to_string(),
-            std::fs::read(&path).unwrap(),
-            vcek,
-        ));
+        let name = path.display().to_string();
+        reports.push((name, None, std::fs::read(&path).unwrap(), vcek));
     }
     reports
 }
