@@ -56,7 +56,7 @@ vm-test: build dist
 
 # On a real API server; scripts/operator-test says where it looks for one.
 operator-test: build
-	@scripts/operator-test cargo test --locked --workspace --test kubernetes -- --test-threads 4
+	@scripts/operator-test cargo test --locked --workspace --test kubernetes --test deploy --test beside -- --test-threads 4
 
 demo: build
 	@$(TARGET)/debug/demo

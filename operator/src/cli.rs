@@ -5,6 +5,7 @@
 
 mod output;
 
+use crate::bundle;
 use crate::controllers::{self, Settings};
 use crate::provision::{self, Directory, Error, Options, Outcome, Run, Wishes, diff};
 use crate::register::{self, cli::Task};
@@ -14,7 +15,8 @@ use output::{FEW, Progress, failure, say};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -59,9 +61,17 @@ enum Duty {
         /// Write the policies again so often, and compare some of the reference values.
         #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
         refresh: u64,
+        /// Look for the KBS at this address, whatever DNS says: for an operator outside of the cluster.
+        #[arg(long, value_name = "IP")]
+        kbs_address: Option<IpAddr>,
     },
     /// Print the CustomResourceDefinitions.
     Crds,
+    /// Write the bundle for the Operator Lifecycle Manager.
+    Bundle {
+        /// The directory that gets it.
+        dir: PathBuf,
+    },
     #[command(flatten)]
     Cluster(Command),
 }
@@ -184,12 +194,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             identity,
             probe,
             refresh,
+            kbs_address,
         } => {
             let mut settings = Settings::new(&identity.unwrap_or_else(this_process));
             settings.namespace = namespace;
             settings.probe = Duration::from_secs(probe);
             settings.refresh = Duration::from_secs(refresh);
+            settings.kbs_address = kbs_address;
             return match controllers::run(&settings, None) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => failure(&error, invocation.json),
+            };
+        }
+        Duty::Bundle { dir } => {
+            return match write_bundle(&dir) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error, invocation.json),
             };
@@ -208,6 +226,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(report) => report.print(invocation.json),
         Err(error) => failure(&error, invocation.json),
     }
+}
+
+fn write_bundle(dir: &Path) -> Result<(), Error> {
+    let files = bundle::files().map_err(|why| Error::Directory {
+        dir: dir.to_owned(),
+        why,
+    })?;
+    for (name, text) in files {
+        let file = dir.join(name);
+        if let Some(parent) = file.parent() {
+            std::fs::create_dir_all(parent).map_err(Error::io("make", parent))?;
+        }
+        std::fs::write(&file, text).map_err(Error::io("write", &file))?;
+    }
+    Ok(())
 }
 
 /// What a person should know before machines boot what is approved.

@@ -7,15 +7,18 @@
 //! 2. [`watch`] tells what the API server says about our objects ([`api`]).
 //! 3. [`inventory`] parses and indexes them; one event costs what it touches.
 //! 4. [`worker`] plans that part, carries it out against the KBS and keeps the [`record`]; [`secrets`] makes
-//!    secrets, and keeps [`copies`] of them where that is wanted.
+//!    secrets, and keeps [`copies`] of them where that is wanted; [`beside`] adds what else a machine gets.
 //! 5. [`keeper`] looks after the KBS when nobody changes anything: storage that was lost, values that somebody
 //!    else changed.
-//! 6. [`status`] says how each object stands.
+//! 6. [`deploy`] runs the KBS, where nobody else does.
+//! 7. [`status`] says how each object stands.
 //!
 //! Watches and the lease are asynchronous; the worker is one thread, because a KBS has one writer.
 
 pub mod api;
+pub mod beside;
 pub mod copies;
+pub mod deploy;
 mod error;
 pub mod inventory;
 pub mod keeper;
@@ -30,6 +33,7 @@ pub mod worker;
 pub use error::Error;
 
 use kube::{Client, Config};
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -50,6 +54,8 @@ pub struct Settings {
     pub resync: Duration,
     /// How long a lease holds without being renewed.
     pub lease: Duration,
+    /// Where the KBS is looked for, in place of what DNS says: for an operator outside of the cluster.
+    pub kbs_address: Option<IpAddr>,
 }
 
 impl Settings {
@@ -62,6 +68,7 @@ impl Settings {
             refresh: Duration::from_secs(60),
             resync: Duration::from_secs(300),
             lease: Duration::from_secs(15),
+            kbs_address: None,
         }
     }
 }
@@ -95,6 +102,7 @@ fn work(
     let lease = lease::Lease::new(client.clone(), namespace, settings);
     let term = runtime.spawn(lease.clone().hold(sender.clone()));
     watch::start(client, namespace, runtime, &sender);
+    deploy::watch(client, namespace, runtime, &sender);
     match stop {
         Some(stop) => drop(std::thread::spawn(move || {
             let _ = stop.recv();

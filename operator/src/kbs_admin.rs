@@ -30,6 +30,7 @@ use kbs_protocol::Secret;
 use kbs_protocol::message::RESOURCE_PREFIX;
 use kbs_protocol::resource::ResourcePath;
 use serde_json::{Map, Value, json};
+use std::net::IpAddr;
 use token::AdminKey;
 
 /// How to reach a KBS and be its administrator.
@@ -48,6 +49,8 @@ pub struct Access {
     pub insecure_http: bool,
     /// Manage a KBS that believes self-signed tokens: everybody who reaches it can read every secret.
     pub accept_forged_tokens: bool,
+    /// Connect there, whatever DNS says about the host of `url`; the port is that of `url`.
+    pub address: Option<IpAddr>,
 }
 
 impl Access {
@@ -61,6 +64,7 @@ impl Access {
             role: NAME.to_owned(),
             insecure_http: false,
             accept_forged_tokens: false,
+            address: None,
         }
     }
 }
@@ -79,7 +83,7 @@ impl AdminClient {
     /// [`Error::Configuration`] when `access` cannot be used, [`Error::Unfit`] when the KBS fails the
     /// inspection, and whatever a request can meet.
     pub fn connect(access: &Access) -> Result<Self, Error> {
-        let http = Http::new(&access.url, &access.ca_pem, access.insecure_http)?;
+        let http = Http::new(access)?;
         let key = AdminKey::read(&access.key_pem, &access.issuer, &access.role)?;
         let dialect = inspect::dialect(&http)?;
         if !access.accept_forged_tokens {

@@ -12,11 +12,13 @@
 //! 6. [`register`]: takes in nodes that prove that their key lives in a known TPM.
 //! 7. [`cli`]: these, before a person.
 //! 8. [`controllers`]: applies the objects of a Kubernetes namespace, for ever.
-//! 9. [`ignition`]: pure; the config by which a node encrypts its volumes on first boot.
+//! 9. [`trustee`]: pure; the objects of a Trustee that the operator runs.
+//! 10. [`ignition`]: pure; the config by which a node encrypts its volumes on first boot.
 //!
 //! The first three know no clock, file or socket. Secrets never pass through them: a plan says *which*
 //! secret goes where, and [`provision`], which makes them, carries it out.
 
+pub mod bundle;
 pub mod cli;
 pub mod controllers;
 pub mod ignition;
@@ -27,3 +29,4 @@ pub mod policy;
 pub mod provision;
 pub mod register;
 pub mod testing;
+pub mod trustee;

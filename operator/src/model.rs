@@ -174,6 +174,14 @@ impl fmt::Display for Tag {
 #[serde(transparent)]
 pub struct SecretId(pub String);
 
+impl SecretId {
+    /// Whether it stands for something that is not made here, and so can be stored again: the id of a volume's key, an
+    /// Ignition config.
+    pub fn is_made_elsewhere(&self) -> bool {
+        MADE_ELSEWHERE.iter().any(|prefix| self.0.starts_with(prefix))
+    }
+}
+
 /// What can be wrong with something that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -253,6 +261,8 @@ pub(crate) const REPOSITORY: &str = "default";
 /// As `ignition.path` of the agent's documentation ends.
 const IGNITION: &str = "ignition";
 pub(crate) const SEGMENT: &str = "1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot";
+/// How ids of such contents begin. Those of secrets are 22 characters of base64url.
+pub(crate) const MADE_ELSEWHERE: [&str; 2] = ["vk:", "config-"];
 const SHOWN: usize = 80;
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub mod objects;
 pub mod record;
 pub mod secrets;
 pub mod status;
-mod volume_keys;
+pub(crate) mod volume_keys;
 
 use apply::Owner;
 pub use apply::Target;

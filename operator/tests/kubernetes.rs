@@ -139,12 +139,18 @@ fn manifests_of_the_reference_project_and_our_examples_apply() {
     place.apply_manifest(include_str!("../examples/cluster/machines.yaml"));
 
     let _operator = place.operator("one");
-    eventually("it says what is missing", || {
-        let cluster: TrustedExecutionCluster = place.get("trusted-execution-cluster");
-        let conditions = cluster.status.unwrap_or_default().conditions;
-        let ready = conditions.into_iter().find(|one| one.type_ == "Ready");
-        ready.is_some_and(|ready| ready.status == "False" && ready.message.contains("spec.kbs"))
-    });
+    let ready = |why: &str| {
+        eventually(why, || {
+            let cluster: TrustedExecutionCluster = place.get("trusted-execution-cluster");
+            let conditions = cluster.status.unwrap_or_default().conditions;
+            let ready = conditions.into_iter().find(|one| one.type_ == "Ready");
+            ready.is_some_and(|ready| ready.status == "False" && ready.message.contains(why))
+        });
+    };
+    ready("there is no Secret \"kbs-tls\"");
+    let nothing = json!({"spec": {"trusteeImage": null}});
+    place.change::<TrustedExecutionCluster>("trusted-execution-cluster", &nothing);
+    ready("spec.kbs and spec.trusteeImage are missing");
 }
 
 #[test]

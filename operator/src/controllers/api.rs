@@ -12,18 +12,22 @@
 //! does not know.
 
 mod cluster;
+mod ignition;
 mod image;
 mod machine;
+mod trustee;
 
 pub use cluster::{
     ClusterStatus, Copies, Kbs, KeyReference, Passphrase, Recovery, Release,
     TrustedExecutionCluster, TrustedExecutionClusterSpec,
 };
+pub use ignition::{Filesystem, Format, Ignition, Luks};
 pub use image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus, ReferenceValues, TcbFloor};
 pub use machine::{
     AttestationKey, AttestationKeySpec, AttestationKeyStatus, Machine, MachineSpec, MachineStatus,
     Phase,
 };
+pub use trustee::{ServiceType, StorageKind, Trustee, TrusteeRelease, TrusteeStorage};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

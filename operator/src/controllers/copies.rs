@@ -88,6 +88,8 @@ impl Store {
         let data: BTreeMap<String, ByteString> = machine
             .secrets
             .iter()
+            // What is no secret of ours comes from somewhere else again.
+            .filter(|(_, id)| !id.is_made_elsewhere())
             .filter_map(|(tag, id)| {
                 let bytes = vault.bytes.get(id)?.expose().to_vec();
                 Some((tag.to_string(), ByteString(bytes)))

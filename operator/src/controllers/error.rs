@@ -25,6 +25,12 @@ pub enum Error {
     /// What the cluster says cannot be used.
     #[error("{0}")]
     Cluster(String),
+    /// The Trustee that is run here does not answer yet.
+    #[error("Trustee is deployed and not available: {0}")]
+    Deploying(String),
+    /// A key or certificate could not be made.
+    #[error("{0}")]
+    Keys(String),
     /// Somebody else manages this KBS.
     #[error("the KBS at {0} is managed by another operator, or by another cluster")]
     Managed(String),
@@ -47,6 +53,8 @@ impl Error {
         match self {
             Self::Cluster(_) => "InvalidSpec",
             Self::Managed(_) => "ManagedByAnother",
+            Self::Deploying(_) => "TrusteeNotAvailable",
+            Self::Keys(_) => "NoKeys",
             Self::Kbs(_) | Self::Provision(provision::Error::Write { .. }) => "KbsFailed",
             Self::Provision(provision::Error::Piece { .. }) => "RecordDamaged",
             _ => "Failed",
@@ -66,14 +74,15 @@ impl Blame for Error {
     fn owner(&self) -> Owner {
         match self {
             Self::NoApiServer(_) | Self::LeaseLost(_) | Self::Blind => Owner::Network,
-            Self::Runtime(_) => Owner::Machine,
+            Self::Runtime(_) | Self::Keys(_) => Owner::Machine,
+            Self::Deploying(_) => Owner::Server,
             other => other.inner().map_or(Owner::Configuration, Blame::owner),
         }
     }
 
     fn persistence(&self) -> Persistence {
         match self {
-            Self::LeaseLost(_) | Self::Blind => Persistence::Temporary,
+            Self::LeaseLost(_) | Self::Blind | Self::Deploying(_) => Persistence::Temporary,
             other => other
                 .inner()
                 .map_or(Persistence::Permanent, Blame::persistence),
@@ -88,6 +97,11 @@ impl Blame for Error {
             Self::Runtime(_) => "look at the limits of the container".to_owned(),
             Self::LeaseLost(_) | Self::Blind => "start again; Kubernetes does that".to_owned(),
             Self::Cluster(_) => "correct the TrustedExecutionCluster".to_owned(),
+            Self::Deploying(_) => {
+                "wait, or look at `kubectl describe deployment trustee-deployment` and the log of its pods"
+                    .to_owned()
+            }
+            Self::Keys(_) => "look at the clock and the limits of the operator's container".to_owned(),
             Self::Managed(_) => {
                 "give this cluster a KBS of its own; a KBS serves one cluster".to_owned()
             }

@@ -17,12 +17,14 @@ use k8s_openapi::api::core::v1::Secret as Object;
 use kbs_protocol::Secret;
 use kube::Client;
 use kube::api::Api;
+use std::net::IpAddr;
 use tokio::runtime::Handle;
 
 /// A KBS, once it was found to be fit.
 pub struct Keeper {
     secrets: Api<Object>,
     runtime: Handle,
+    address: Option<IpAddr>,
     link: Option<(api::Kbs, AdminClient)>,
     /// The reference value that was compared last.
     compared: String,
@@ -40,11 +42,17 @@ pub enum Found {
 }
 
 impl Keeper {
-    /// Knows no KBS yet.
-    pub fn new(client: &Client, namespace: &str, runtime: &Handle) -> Self {
+    /// Knows no KBS yet. With an address it looks there, whatever DNS says about the KBS's name.
+    pub fn new(
+        client: &Client,
+        namespace: &str,
+        runtime: &Handle,
+        address: Option<IpAddr>,
+    ) -> Self {
         Self {
             secrets: Api::namespaced(client.clone(), namespace),
             runtime: runtime.clone(),
+            address,
             link: None,
             compared: String::new(),
         }
@@ -73,9 +81,12 @@ impl Keeper {
     pub fn connect(&mut self, cluster: &Cluster<'_>) -> Result<(), Error> {
         self.link = None;
         let Some(spec) = &cluster.object.spec.kbs else {
-            return Err(Error::Cluster("spec.kbs is missing: name a KBS".to_owned()));
+            return Err(Error::Cluster(
+                "spec.kbs and spec.trusteeImage are missing: name a KBS, or the image of one to run".to_owned(),
+            ));
         };
-        let access = parse::access(spec, self.key(spec)?).map_err(Error::Cluster)?;
+        let mut access = parse::access(spec, self.key(spec)?).map_err(Error::Cluster)?;
+        access.address = self.address;
         let client = AdminClient::connect(&access)?;
         let release = spec.release.map(|release| match release {
             api::Release::V0_20 => objects::Release::V0_20.dialect(),

@@ -7,7 +7,7 @@
 use super::api::{self, ApprovedImageSpec, KeyReference, MachineSpec};
 use super::inventory::{Cluster, Parsed};
 use crate::kbs_admin::Access;
-use crate::model::{AkPublic, Boots, InitDataDigest, Machine, Options, Pcr, State};
+use crate::model::{AkPublic, Boots, InitDataDigest, Machine, Options, Pcr, State, Tag};
 use crate::provision::load;
 use crate::provision::objects;
 use kbs_protocol::Secret;
@@ -137,6 +137,8 @@ pub(super) fn machine(
         volumes.insert(load::RECOVERY.to_owned());
     }
     let volumes = volumes.into_iter().map(TryInto::try_into);
+    let volumes: BTreeSet<Tag> = volumes.collect::<Result<_, _>>().map_err(sentence)?;
+    have_room(&volumes, spec.ignition.is_some() || cluster.object.spec.ignition.is_some())?;
     Ok(Parsed {
         node,
         machine: Machine {
@@ -145,9 +147,25 @@ pub(super) fn machine(
             state: spec.state.unwrap_or(State::Approved),
             secrets: BTreeMap::new(),
         },
-        volumes: volumes.collect::<Result<_, _>>().map_err(sentence)?,
+        volumes,
         key: key.map(|(name, _)| name.clone()),
     })
+}
+
+/// What lies beside secrets has places that are no volume's.
+fn have_room(volumes: &BTreeSet<Tag>, has_config: bool) -> Result<(), String> {
+    for tag in volumes {
+        let beside = tag.volume_key().map_err(|error| error.to_string())?;
+        if volumes.contains(&beside) {
+            return Err(format!(
+                "it has a volume {beside}, where the id of {tag}'s key lies"
+            ));
+        }
+    }
+    match has_config && volumes.contains(&Tag::ignition()) {
+        true => Err("it has a volume ignition, where its Ignition config lies".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// How to reach the KBS, with the key that was found where [`key_place`] says.

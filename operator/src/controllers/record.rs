@@ -15,7 +15,7 @@
 mod memory;
 mod pieces;
 
-use crate::model::NodeName;
+use crate::model::{NodeName, SecretId};
 use crate::plan::{Note, Observed};
 use crate::provision::Error;
 use kube::Client;
@@ -54,6 +54,17 @@ pub struct Counters {
     pub rotating: bool,
     /// The secret was stored before the KBS lost its storage.
     pub lost: bool,
+}
+
+/// What was decided about a volume's key. Not where it is stored: that is forgotten when a KBS loses its storage, and
+/// the first key that a machine has named is to stay.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VolumeKey {
+    /// The id of the key, or the mark of a volume that is to be made anew.
+    pub id: Option<SecretId>,
+    /// The `spec.renewal` that was carried out.
+    pub renewal: i64,
 }
 
 impl Record {
@@ -152,6 +163,24 @@ impl Record {
         }
         let piece = self.pieces.get(&piece_of_node(node))?;
         piece.content.counters.get(path).copied()
+    }
+
+    /// What was decided about the key of the volume whose secret lies at this path.
+    pub fn volume_key(&self, node: &NodeName, path: &str) -> VolumeKey {
+        let piece = self.pieces.get(&piece_of_node(node));
+        let known = piece.and_then(|piece| piece.content.volume_keys.get(path));
+        known.cloned().unwrap_or_default()
+    }
+
+    /// Remembers it; in the API server before anything of it is sent.
+    pub fn set_volume_key(&mut self, node: &NodeName, path: &str, key: VolumeKey) {
+        let name = piece_of_node(node);
+        self.touch(&name);
+        if let Some(piece) = self.pieces.get_mut(&name) {
+            // What the API server has as begun, it has without this.
+            piece.announced.clear();
+            piece.content.volume_keys.insert(path.to_owned(), key);
+        }
     }
 
     /// The volume's counters from the moment at which the next write of its path begins.

@@ -24,6 +24,8 @@ pub enum Seen {
     Machine(Change<Machine>),
     /// A key.
     Key(Change<AttestationKey>),
+    /// Something that a Trustee of ours is made of.
+    Deployed,
     /// The lease is ours.
     Leading,
     /// The lease is no longer ours.

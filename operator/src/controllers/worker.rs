@@ -9,6 +9,7 @@ mod intake;
 mod report;
 mod round;
 
+use super::deploy::Deployer;
 use super::inventory::{Dirty, Inventory};
 use super::keeper::Keeper;
 use super::record::Record;
@@ -33,6 +34,7 @@ pub struct Worker {
     runtime: Handle,
     held: Arc<AtomicBool>,
     writer: Writer,
+    deployer: Deployer,
     keeper: Keeper,
     record: Option<(String, Record)>,
     inventory: Inventory,
@@ -73,7 +75,8 @@ impl Worker {
         Self {
             settings: settings.clone(),
             writer: Writer::new(client, namespace, &settings.identity, runtime),
-            keeper: Keeper::new(client, namespace, runtime),
+            deployer: Deployer::new(client, namespace, runtime),
+            keeper: Keeper::new(client, namespace, runtime, settings.kbs_address),
             client: client.clone(),
             namespace: namespace.to_owned(),
             runtime: runtime.clone(),

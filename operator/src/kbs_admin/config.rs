@@ -49,6 +49,9 @@ pub enum Storage {
     /// A database; for several replicas. User and password come from `POSTGRES_URL` in the environment of
     /// the KBS, not from this file.
     Postgres,
+    /// A database; for several replicas. Its address comes from `REDIS_URL` in the environment of the KBS, which
+    /// releases up to 0.21 do not read (KBS protocol, other configuration keys).
+    Redis,
 }
 
 impl Default for KbsConfig {
@@ -104,6 +107,7 @@ pub fn kbs_config(version: Version, config: &KbsConfig) -> String {
             file.text("dir_path", dir);
         }
         Storage::Postgres => file.text("storage_type", "Postgres"),
+        Storage::Redis => file.text("storage_type", "Redis"),
     }
     file.line("");
     file.line("[[plugins]]");
@@ -294,13 +298,15 @@ mod tests {
             assert_eq!(text(&table, "plugins.0.name"), "resource");
             assert_eq!(text(&table, "plugins.0.storage_backend_type"), "kvstorage");
             assert!(at(&table, "plugins.0.type").is_none());
-            let config = KbsConfig {
-                storage: Storage::Postgres,
-                ..KbsConfig::default()
-            };
-            let table = parsed(version, &config);
-            assert_eq!(text(&table, "storage_backend.storage_type"), "Postgres");
-            assert!(!kbs_config(version, &config).contains("password"));
+            for (storage, name) in [(Storage::Postgres, "Postgres"), (Storage::Redis, "Redis")] {
+                let config = KbsConfig {
+                    storage,
+                    ..KbsConfig::default()
+                };
+                let table = parsed(version, &config);
+                assert_eq!(text(&table, "storage_backend.storage_type"), name);
+                assert!(at(&table, "storage_backend.backends").is_none());
+            }
         }
     }
 

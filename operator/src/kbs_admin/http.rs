@@ -2,7 +2,7 @@
 
 //! One request, one answer: TLS 1.3 to pinned authorities, no redirects, no proxy, bounded answers.
 
-use super::Error;
+use super::{Access, Error};
 use bytes::Bytes;
 use kbs_protocol::message::ErrorInformation;
 use reqwest::blocking::{Body, Client, RequestBuilder};
@@ -11,6 +11,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 use std::io::Read as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
@@ -28,12 +29,12 @@ pub(super) struct Answer {
 }
 
 impl Http {
-    pub(super) fn new(url: &str, ca_pem: &str, insecure_http: bool) -> Result<Self, Error> {
+    pub(super) fn new(access: &Access) -> Result<Self, Error> {
         let wrong = |why: String| Error::Configuration(why);
-        let base = url.trim_end_matches('/').to_owned();
+        let base = access.url.trim_end_matches('/').to_owned();
         match base.split_once("://") {
             Some(("https", _)) => {}
-            Some(("http", _)) if insecure_http => {}
+            Some(("http", _)) if access.insecure_http => {}
             Some(("http", _)) => {
                 return Err(wrong(format!(
                     "{base} is plain HTTP, which insecure_http has to allow"
@@ -45,12 +46,17 @@ impl Http {
                 )));
             }
         }
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls(ca_pem, &base)?)
+        let mut builder = Client::builder()
+            .tls_backend_preconfigured(tls(&access.ca_pem, &base)?)
             .redirect(Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT)
-            .timeout(REQUEST)
+            .timeout(REQUEST);
+        if let (Some(address), Some(host)) = (access.address, host(&base)) {
+            // The port that counts is that of the URL.
+            builder = builder.resolve(host, SocketAddr::new(address, 0));
+        }
+        let client = builder
             .build()
             .map_err(|error| wrong(format!("cannot make an HTTP client: {error}")))?;
         Ok(Self { client, base })
@@ -185,6 +191,14 @@ fn tls(ca_pem: &str, base: &str) -> Result<rustls::ClientConfig, Error> {
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| wrong(format!("cannot speak TLS 1.3: {error}")))?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The host of an address, if it is a name.
+fn host(base: &str) -> Option<&str> {
+    let (_, rest) = base.split_once("://")?;
+    let authority = rest.split('/').next()?;
+    let host = authority.split_once(':').map_or(authority, |(host, _)| host);
+    (host.parse::<IpAddr>().is_err() && !host.starts_with('[')).then_some(host)
 }
 
 /// The cause that says most; the layers above it only say that something failed.

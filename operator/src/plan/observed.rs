@@ -170,13 +170,17 @@ impl Observed {
 
     /// The KBS has lost its storage: it holds no policy and no reference value of ours. Its secrets are gone
     /// too. With `replaceable` they are to be written again; without, nobody can, and the record goes on
-    /// naming them, because another one in their place would open no disk.
+    /// naming them, because another one in their place would open no disk. What is not made here is written again
+    /// in any case.
     pub fn lose(&mut self, replaceable: bool) {
         self.resource_policy = None;
         self.attestation_policies.clear();
         self.values.clear();
-        if replaceable {
-            self.resources.values_mut().for_each(|known| *known = None);
+        for known in self.resources.values_mut() {
+            let again = |id: &SecretId| replaceable || id.is_made_elsewhere();
+            if known.as_ref().is_some_and(again) {
+                *known = None;
+            }
         }
     }
 

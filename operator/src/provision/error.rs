@@ -190,7 +190,7 @@ pub enum Error {
 }
 
 impl Error {
-    pub(super) fn io(
+    pub(crate) fn io(
         action: &'static str,
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(std::io::Error) -> Self {

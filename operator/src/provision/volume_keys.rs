@@ -11,7 +11,7 @@
 
 use super::secrets::Source;
 use super::{Directory, Error, Wishes};
-use crate::model::{Desired, Machine, NodeName, SecretId, State};
+use crate::model::{Boots, Desired, Machine, NodeName, SecretId, State, Tag};
 use crate::plan::{Observed, Problem};
 use kbs_protocol::Secret;
 use kbs_protocol::volume_record::{SignedRecord, VerifiedRecord, VolumeRecord, is_vk_id};
@@ -46,46 +46,104 @@ pub(super) fn fill(
         for tag in &entry.volumes {
             let wish = wishes.renewed.as_ref();
             let renew = wish.is_some_and(|(of, tags)| of == node && tags.contains(tag));
-            let place = tag.volume_key()?;
-            let at = place.path(node)?;
-            let known = observed.secret(at.as_str()).flatten().and_then(Key::read);
-            let mut said = Said {
-                path: tag.path(node)?.to_string(),
+            let at = tag.volume_key()?.path(node)?;
+            let question = Question {
                 node,
                 machine,
-                fits: &|pcrs| boots.before_the_seal(pcrs),
-                refused: None,
+                tag,
+                records: &entry.records,
+                known: observed.secret(at.as_str()).flatten(),
+                renew,
             };
-            let newest = match &known {
-                // Nothing to decide, and no signature to check.
-                Some(known) if !renew && said.nothing_else(&entry.records, known) => None,
-                _ => said.newest(&entry.records),
-            };
-            let (key, why) = match (known, newest) {
-                (Some(known), newest) if renew => (Some(known.forgotten(newest)), None),
-                (Some(known), Some(newest)) if known.vk_id.is_some() => {
-                    let differs = known.vk_id != newest.vk_id;
-                    let why = "it has recorded another volume key than the one that is stored: find out who changed \
-                               the disk";
-                    (Some(known), differs.then(|| why.to_owned()))
-                }
-                (Some(mark), Some(newest)) if newest.order > mark.order => (Some(newest), None),
-                (Some(known), _) => (Some(known), None),
-                (None, Some(newest)) => (Some(newest), None),
-                (None, None) => (None, said.refused.take()),
-            };
-            problems.extend(why.map(|why| Problem::VolumeKey {
+            let answer = question.answer(boots)?;
+            problems.extend(answer.refused.map(|why| Problem::VolumeKey {
                 node: node.clone(),
                 tag: tag.clone(),
                 why,
             }));
-            if let Some(key) = key {
-                let id = source.keep(key.id(), key.content());
-                machine.secrets.insert(place, id);
+            if let Some(key) = answer.key {
+                let id = source.keep(key.id, key.content);
+                machine.secrets.insert(key.place, id);
             }
         }
     }
     Ok(problems)
+}
+
+/// What is asked about one volume of one machine.
+pub(crate) struct Question<'a> {
+    /// The machine.
+    pub(crate) node: &'a NodeName,
+    /// What is wanted for it.
+    pub(crate) machine: &'a Machine,
+    /// The volume.
+    pub(crate) tag: &'a Tag,
+    /// All that the machine has said, not yet believed.
+    pub(crate) records: &'a [SignedRecord],
+    /// What was decided before.
+    pub(crate) known: Option<&'a SecretId>,
+    /// The volume is about to be made anew.
+    pub(crate) renew: bool,
+}
+
+/// What is decided about it.
+pub(crate) struct Answer {
+    /// What is to be stored.
+    pub(crate) key: Option<Stored>,
+    /// What does not count of what was said, and why.
+    pub(crate) refused: Option<String>,
+}
+
+/// An id of a volume's key, or the mark that there will be another one.
+pub(crate) struct Stored {
+    /// Where.
+    pub(crate) place: Tag,
+    /// What the record remembers.
+    pub(crate) id: SecretId,
+    /// What the agent reads.
+    pub(crate) content: Secret,
+}
+
+impl Question<'_> {
+    /// Decides, given the boots that are approved.
+    ///
+    /// # Errors
+    /// [`Error::Model`] when there is no room beside the secret.
+    pub(crate) fn answer(&self, boots: &Boots) -> Result<Answer, Error> {
+        let known = self.known.and_then(Key::read);
+        let mut said = Said {
+            path: self.tag.path(self.node)?.to_string(),
+            node: self.node,
+            machine: self.machine,
+            fits: &|pcrs| boots.before_the_seal(pcrs),
+            refused: None,
+        };
+        let newest = match &known {
+            // Nothing to decide, and no signature to check.
+            Some(known) if !self.renew && said.nothing_else(self.records, known) => None,
+            _ => said.newest(self.records),
+        };
+        let (key, refused) = match (known, newest) {
+            (Some(known), newest) if self.renew => (Some(known.forgotten(newest)), None),
+            (Some(known), Some(newest)) if known.vk_id.is_some() => {
+                let differs = known.vk_id != newest.vk_id;
+                let why = "it has recorded another volume key than the one that is stored: find out who changed \
+                           the disk";
+                (Some(known), differs.then(|| why.to_owned()))
+            }
+            (Some(mark), Some(newest)) if newest.order > mark.order => (Some(newest), None),
+            (Some(known), _) => (Some(known), None),
+            (None, Some(newest)) => (Some(newest), None),
+            (None, None) => (None, said.refused.take()),
+        };
+        let place = self.tag.volume_key()?;
+        let key = key.map(|key| Stored {
+            place,
+            id: key.id(),
+            content: key.content(),
+        });
+        Ok(Answer { key, refused })
+    }
 }
 
 /// A wish is about an approved machine and its volumes.

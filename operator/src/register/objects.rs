@@ -11,6 +11,7 @@
 
 use super::registry::{MOST_KEYS, MOST_RECORDS, NewKey, Registry};
 use crate::controllers::Error as ClusterError;
+use crate::controllers::beside::RECORDS;
 use crate::controllers::api::{AttestationKey, AttestationKeySpec, Machine, MachineSpec};
 use crate::model::State as Wanted;
 use kbs_protocol::NodeId;
@@ -283,7 +284,5 @@ fn is_conflict(error: &kube::Error) -> bool {
 const MACHINE: &str = "trusted-execution-clusters.io/machine";
 /// On an AttestationKey: its node, to find it by.
 const NODE: &str = "trusted-execution-clusters.io/node";
-/// On an AttestationKey: what its node said of its volumes, as a JSON list of signed records.
-const RECORDS: &str = "trusted-execution-clusters.io/volume-records";
 const TRIES: usize = 8;
 const PAGE: u32 = 500;

@@ -46,8 +46,17 @@ impl Lab {
     }
 
     pub fn with(change: impl FnOnce(&mut Options)) -> Self {
+        Self::of(&[], change)
+    }
+
+    /// With keys that somebody else made: files of the laboratory's directory, by name.
+    pub fn of(files: &[(&str, Vec<u8>)], change: impl FnOnce(&mut Options)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let lab = dir.path().join("lab");
+        std::fs::create_dir(&lab).unwrap();
+        for (name, content) in files {
+            std::fs::write(lab.join(name), content).unwrap();
+        }
         keys::init(&lab, &InitOptions::default()).unwrap();
         let mut options = Options::new(&lab);
         // As a Trustee that nobody has told anything: every secret to everybody.
@@ -362,7 +371,22 @@ impl Tpm {
         json!({ "pcr04": hex(&pcrs[4]), "pcr07": hex(&pcrs[7]), "pcr14": hex(&pcrs[14]) })
     }
 
+    /// What it says of its volumes, each by its path and the id of its key, at a time of its clock.
+    pub fn says_of_volumes(&self, node: &str, volumes: &[(&str, &str)], clock: u64) -> Value {
+        let volumes = volumes.iter().map(|(path, vk_id)| {
+            json!({"name": "root", "path": path, "luks_uuid": "0".repeat(36), "vk_id": vk_id})
+        });
+        let volumes: Vec<Value> = volumes.collect();
+        let record = json!({"version": 1, "node": node, "volumes": volumes}).to_string();
+        let extra_data = kbs_protocol::volume_record::VolumeRecord::extra_data(&record);
+        json!({"evidence": self.evidence_at(&extra_data, clock), "record": record})
+    }
+
     fn evidence(&self, extra_data: &[u8]) -> Value {
+        self.evidence_at(extra_data, 1)
+    }
+
+    fn evidence_at(&self, extra_data: &[u8], clock: u64) -> Value {
         let pcrs = Self::pcrs();
         let message = [
             unhex("ff54434780180000"),
@@ -371,7 +395,8 @@ impl Tpm {
                 .to_be_bytes()
                 .to_vec(),
             extra_data.to_vec(),
-            unhex("000000000000000100000002000000030100000000000000ff"),
+            clock.to_be_bytes().to_vec(),
+            unhex("00000002000000030100000000000000ff"),
             unhex("00000001000b03ffffff"),
             vec![0, 32],
             Sha256::digest(pcrs.concat()).to_vec(),

@@ -319,10 +319,15 @@ impl Place {
 
     /// The operator as it is installed: a process of its own, with the rights that come with it.
     pub fn installed_operator(&self) -> Installed {
+        self.installed_operator_with(&[])
+    }
+
+    pub fn installed_operator_with(&self, arguments: &[&str]) -> Installed {
         self.rights(include_str!("../../deploy/rbac.yaml"));
         let log = self.lab.dir.path().join("operator.log");
         let child = Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
             .args(["run", "--namespace", &self.namespace])
+            .args(arguments)
             .env("KUBECONFIG", self.kubeconfig_of("sheepfold-operator"))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
@@ -339,8 +344,13 @@ impl Place {
 
     /// An operator in this process.
     pub fn operator(&self, identity: &str) -> Operator {
+        self.operator_with(identity, |_| {})
+    }
+
+    pub fn operator_with(&self, identity: &str, change: impl FnOnce(&mut Settings)) -> Operator {
         let mut settings = self.settings(identity);
         settings.lease = Duration::from_secs(3);
+        change(&mut settings);
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || controllers::run(&settings, Some(stopped)));
         Operator {

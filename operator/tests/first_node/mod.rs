@@ -64,7 +64,7 @@ fn two_manifests_open_a_disk_and_a_deletion_closes_it() {
     let maker = Authority::new().unwrap();
     let mut world = World::with_tpm(SoftTpm::certified(&maker).unwrap(), &[]).unwrap();
     let operator = place.installed_operator();
-    place.rights(include_str!("../../deploy/registrar-rbac.yaml"));
+    place.rights(include_str!("../../deploy/registrar/rbac.yaml"));
     let lines = format!(
         "[kubernetes]\nnamespace = {:?}\n[[ignition.volumes]]\nname = \"root\"\n\
          device = \"/dev/disk/by-partlabel/root\"\n",

@@ -8,6 +8,8 @@
     reason = "what KubeSchema derives repeats each struct inside a function; columns have types in common"
 )]
 
+use super::ignition::Ignition;
+use super::trustee::Trustee;
 use crate::model::{Evidence, Identity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -59,9 +61,12 @@ use serde::{Deserialize, Serialize};
             to keep from them; say evenWhenConfidential: true if that is wanted")
 )]
 pub struct TrustedExecutionClusterSpec {
-    /// A KBS outside this operator's care, to be administrated.
+    /// A KBS that somebody else runs, to be administrated. Without it, and with `trusteeImage`, this operator runs one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kbs: Option<Kbs>,
+    /// What differs from the usual in the Trustee that this operator runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trustee: Option<Trustee>,
     /// Kinds of evidence, each sufficient; default: `tpm`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Vec<Evidence>>,
@@ -74,21 +79,25 @@ pub struct TrustedExecutionClusterSpec {
     /// How an owner gets at a disk when attestation does not work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovery: Option<Recovery>,
+    /// The Ignition config of every machine that has none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignition: Option<Ignition>,
     /// Whether this namespace keeps copies of the machines' secrets, so that a KBS that lost its storage can be
     /// filled again. `Never` (the default): only the KBS has them, and its storage needs a backup.
     /// `Namespace`: whoever reads Secrets here reads every disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<Copies>,
-    /// Of the reference project: `host:port` at which nodes reach the KBS.
+    /// `host:port` at which nodes reach the KBS: its certificate names the host, if this operator makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_trustee_addr: Option<String>,
-    /// Of the reference project: the port that Trustee serves on.
+    /// The port of Trustee's Service; default: 8080.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trustee_kbs_port: Option<i32>,
-    /// Of the reference project: a Secret with `tls.crt`, `tls.key` and `ca.crt` for Trustee.
+    /// A Secret with `tls.crt`, `tls.key` and `ca.crt` for Trustee, as cert-manager makes it; default: one that this
+    /// operator makes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trustee_secret: Option<String>,
-    /// Of the reference project: the image of Trustee.
+    /// The image of Trustee, 0.20 or newer. With it and without `kbs`, this operator runs Trustee.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trustee_image: Option<String>,
     /// Of the reference project: `host:port` at which nodes register their keys.
@@ -209,6 +218,7 @@ pub enum Passphrase {
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
     /// `Ready`: the KBS has everything that is wanted. `Installed`: this cluster is the one of its namespace.
+    /// `Deployed`, `Available`: the objects of the Trustee that this operator runs are there, and it runs.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,

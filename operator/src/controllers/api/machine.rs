@@ -8,6 +8,7 @@
     reason = "what KubeSchema derives repeats each struct inside a function; columns have types in common"
 )]
 
+use super::ignition::Ignition;
 use crate::model::State;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -45,7 +46,9 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!has(oldSelf.rotation) || (has(self.rotation) && self.rotation >= oldSelf.rotation)")
         .message("rotation can only grow"),
     validation = Rule::new("!has(oldSelf.rebound) || (has(self.rebound) && self.rebound >= oldSelf.rebound)")
-        .message("rebound can only grow")
+        .message("rebound can only grow"),
+    validation = Rule::new("!has(oldSelf.renewal) || (has(self.renewal) && self.renewal >= oldSelf.renewal)")
+        .message("renewal can only grow")
 )]
 pub struct MachineSpec {
     /// The name where it is assigned. With a key and `identity: ak` it is derived; then this must agree.
@@ -77,6 +80,14 @@ pub struct MachineSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub rebound: Option<i64>,
+    /// Raise it before its volumes are made anew: the ids of their keys are forgotten, and the next ones that its TPM
+    /// signs count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub renewal: Option<i64>,
+    /// Its Ignition config, in place of the cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignition: Option<Ignition>,
     /// Of early manifests of the reference project: where the machine registered from. No meaning here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registration_address: Option<String>,

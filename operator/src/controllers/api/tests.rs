@@ -76,6 +76,41 @@ fn rules_for_clusters() {
 }
 
 #[test]
+fn rules_for_a_trustee_that_is_run_here() {
+    let with = |trustee: Value| json!({"trusteeImage": "kbs:v0.21.0", "trustee": trustee});
+    let storage = |kind: &str| json!({"type": kind, "urlSecret": "database"});
+    for good in [
+        json!({}),
+        json!({"replicas": 1}),
+        json!({"replicas": 3, "storage": storage("Postgres")}),
+        json!({"storage": {"type": "LocalFs", "size": "5Gi"}}),
+        json!({"release": "main", "storage": storage("Redis"), "replicas": 2}),
+    ] {
+        allowed::<TrustedExecutionCluster>(&with(good), None).unwrap();
+    }
+    for (bad, why) in [
+        (json!({"replicas": 2}), "a storage that they share"),
+        (
+            json!({"replicas": 2, "storage": {"type": "LocalFs"}}),
+            "a storage that they share",
+        ),
+        (json!({"storage": {"type": "Postgres"}}), "urlSecret is needed"),
+        (json!({"storage": storage("Redis")}), "say release: main"),
+        (
+            json!({"release": "0.21", "storage": storage("Redis")}),
+            "say release: main",
+        ),
+    ] {
+        let spec = with(bad);
+        refused::<TrustedExecutionCluster>(&spec, None, why);
+        // The operator says the same where the API server says nothing.
+        let spec = serde_json::from_value(spec).unwrap();
+        let said = crate::trustee::Wanted::of(&spec).unwrap_err();
+        assert!(said.contains(why), "{said}");
+    }
+}
+
+#[test]
 fn rules_for_images() {
     let digest = format!("quay.io/os@sha256:{}", "a".repeat(64));
     let image = |name: &str, value: &str| json!({name: value});
@@ -115,7 +150,7 @@ fn rules_for_machines() {
     refused::<Machine>(&by_key, Some(&by_id), "id cannot change");
     let other = json!({"attestationKey": "MIIC"});
     refused::<Machine>(&other, Some(&by_key), "attestationKey cannot change");
-    for counter in ["rotation", "rebound"] {
+    for counter in ["rotation", "rebound", "renewal"] {
         let at = |n: i64| json!({"id": "n1", counter: n});
         allowed::<Machine>(&at(2), Some(&at(1))).unwrap();
         refused::<Machine>(&at(1), Some(&at(2)), "can only grow");
@@ -197,6 +232,16 @@ fn the_operator_enforces_the_same_rules() {
             json!({"attestationKey": key, "volumes": ["a/b"]}),
             json!({}),
             "the name of a volume",
+        ),
+        (
+            json!({"attestationKey": key, "volumes": ["root", "root.vk"]}),
+            json!({}),
+            "where the id of root's key lies",
+        ),
+        (
+            json!({"attestationKey": key, "volumes": ["ignition"], "ignition": {"secret": "s"}}),
+            json!({}),
+            "where its Ignition config lies",
         ),
     ] {
         let mut inventory = cluster(json!({}));

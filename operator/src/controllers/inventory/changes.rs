@@ -62,6 +62,7 @@ impl Inventory {
             && entry.object.spec == new.spec
             && entry.object.metadata.deletion_timestamp == new.metadata.deletion_timestamp
             && entry.object.metadata.uid == new.metadata.uid
+            && entry.object.metadata.annotations == new.metadata.annotations
         {
             // Our own status or finalizer comes back, or somebody has touched them.
             let ours = new.finalizers().iter().any(|own| own == FINALIZER);

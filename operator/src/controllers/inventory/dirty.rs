@@ -18,6 +18,8 @@ pub struct Dirty {
     pub images: BTreeSet<String>,
     /// Keys whose status is to be looked at.
     pub keys: BTreeSet<String>,
+    /// The objects of the Trustee that is run here.
+    pub deployed: bool,
 }
 
 impl Dirty {
@@ -36,6 +38,7 @@ impl Dirty {
             && self.machines.is_empty()
             && self.images.is_empty()
             && self.keys.is_empty()
+            && !self.deployed
     }
 
     /// Takes in what a round that failed left undone.
@@ -46,5 +49,6 @@ impl Dirty {
         self.machines.extend(other.machines);
         self.images.extend(other.images);
         self.keys.extend(other.keys);
+        self.deployed |= other.deployed;
     }
 }

@@ -36,6 +36,7 @@ impl Memory for Record {
             }
             if let Note::Delete { path } = note {
                 piece.content.counters.remove(path);
+                piece.content.volume_keys.remove(path);
             }
             self.observed.begin_note(note);
             piece.content.observed.begin_note(note);

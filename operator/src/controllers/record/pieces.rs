@@ -2,7 +2,7 @@
 
 //! Pieces of a record as ConfigMaps, and which of them a write belongs to.
 
-use super::{Counters, LABEL, MANAGED_BY};
+use super::{Counters, LABEL, MANAGED_BY, VolumeKey};
 use crate::model::{AK_SHARD, INIT_SHARD, NodeName, hex};
 use crate::plan::{Note, Observed};
 use crate::provision::Error;
@@ -38,6 +38,9 @@ pub(super) struct Content {
     pub(super) observed: Observed,
     /// By path.
     pub(super) counters: BTreeMap<String, Counters>,
+    /// By the path of the volume's secret.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) volume_keys: BTreeMap<String, VolumeKey>,
 }
 
 /// Where pieces are kept.

@@ -6,14 +6,14 @@ use super::Worker;
 use crate::controllers::inventory::{Cluster, Dirty, Inventory, Refusals, held};
 use crate::controllers::record::Record;
 use crate::controllers::secrets::{self, Vault};
-use crate::controllers::{Error, api, copies, log};
+use crate::controllers::{Error, api, beside, copies, log};
 use crate::model::{Desired, NodeName, State};
 use crate::plan::{Plan, Write, plan, plan_part};
 use crate::provision::MANY;
 use crate::provision::apply::{Memory as _, apply};
 use api::Copies;
 use kube::ResourceExt as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a round found out about machines.
 #[derive(Default)]
@@ -21,6 +21,8 @@ pub(super) struct Findings {
     pub(super) refusals: Refusals,
     /// What concerns the cluster.
     pub(super) problems: Vec<String>,
+    /// What is wrong with a machine that gets its secrets all the same.
+    pub(super) remarks: BTreeMap<NodeName, String>,
 }
 
 impl Worker {
@@ -73,11 +75,25 @@ impl Worker {
             store.recall(&unsettled.cloned().collect(), &mut vault)?;
         }
         record.forget_pending();
+        let mut configs = beside::Configs::new(&self.client, &self.namespace, &self.runtime);
         for node in &mine {
             if let (Some(machine), Ok(Some((parsed, object)))) =
                 (desired.machines.get_mut(node), inventory.owner(node))
             {
                 secrets::put(machine, parsed, &object.spec, record, &mut vault)?;
+                let key = parsed.key.as_ref().and_then(|key| inventory.keys().get(key));
+                let boots = &desired.boots;
+                let objects = (object, key);
+                let mut remarks =
+                    beside::volume_keys(machine, parsed, objects, boots, record, &mut vault)?;
+                let wanted = object.spec.ignition.as_ref();
+                let wanted = wanted.or(cluster.object.spec.ignition.as_ref());
+                remarks.extend(beside::ignition(
+                    machine, parsed, wanted, record, &mut configs, &mut vault,
+                )?);
+                if !remarks.is_empty() {
+                    findings.remarks.insert(node.clone(), remarks.join("; "));
+                }
             }
         }
         let plan = match dirty.all {

@@ -60,6 +60,7 @@ impl Worker {
                     inventory.set_key(name, object, dirty);
                 });
             }
+            Seen::Deployed => dirty.deployed = true,
             Seen::LeaseLost(_) | Seen::Stop => {}
         }
     }

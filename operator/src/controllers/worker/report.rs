@@ -101,6 +101,7 @@ impl Worker {
         let message = format!("{error}; {}", error.advice());
         conditions.set("Ready", (false, error.reason()), &message);
         conditions.set("Installed", (true, "InstallationCompleted"), "");
+        self.deployer.conditions(&mut conditions);
         status.conditions = conditions.0;
         if object.status.as_ref() != Some(&status)
             && let Err(error) = self.writer.cluster(object, &status)
@@ -180,6 +181,7 @@ impl Worker {
                 let message = findings.problems.join("; ");
                 conditions.set("Ready", (true, "Provisioned"), &message);
                 conditions.set("Installed", (true, "InstallationCompleted"), "");
+                self.deployer.conditions(&mut conditions);
             }
             status.conditions = conditions.0;
             status.observed_generation = object.metadata.generation;
@@ -238,6 +240,7 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
         let path = tag.path(node).map(|path| path.to_string());
         path.is_ok_and(|path| record.observed().secret(&path).flatten().is_some())
     });
+    let remark = || findings.remarks.get(node).cloned();
     match (stored, lost, rotating) {
         (_, true, _) => verdict(
             Phase::Lost,
@@ -257,9 +260,9 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
         ),
         (true, _, true) => verdict(
             Phase::Rotating,
-            secrets::waits(parsed, &entry.object.spec, record),
+            secrets::waits(parsed, &entry.object.spec, record).or_else(remark),
         ),
-        (true, _, false) => verdict(Phase::Served, None),
+        (true, _, false) => verdict(Phase::Served, remark()),
     }
 }
 

@@ -15,11 +15,15 @@ use std::sync::Arc;
 
 impl Worker {
     pub(super) fn round(&mut self, dirty: &mut Dirty, due: Due) -> Result<(), Error> {
-        let object = match self.inventory.cluster() {
+        let mut object = match self.inventory.cluster() {
             Ok(Some(cluster)) => cluster.object.clone(),
             Ok(None) => return self.release_all(dirty),
             Err(why) => return Err(Error::Cluster(why)),
         };
+        let again = std::mem::take(&mut dirty.deployed) || dirty.all || due.refresh;
+        let (deployed, differs) = self.deployer.ensure(&object, again)?;
+        dirty.all |= differs;
+        object.spec.kbs = deployed.or(object.spec.kbs);
         let cluster = parse::cluster(&object).map_err(Error::Cluster)?;
         self.load(&cluster, dirty)?;
         let Some((_, record)) = &mut self.record else {
@@ -27,7 +31,8 @@ impl Worker {
         };
         let fresh = !self.keeper.is_connected(&cluster);
         if fresh {
-            self.keeper.connect(&cluster)?;
+            let connected = self.keeper.connect(&cluster);
+            connected.map_err(|error| self.deployer.explain(error))?;
         }
         if fresh || due.probe {
             let found = self.keeper.recognise(&cluster, record)?;
