@@ -32,6 +32,11 @@ use std::time::SystemTime;
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
+/// An operator of this process. What it looks for is not there: nobody resolves the Service's name here.
+fn operator(place: &Place) -> control_plane::Operator {
+    place.operator_with("one", |settings| settings.kbs_address = Some(LOOPBACK))
+}
+
 /// A cluster that asks for a Trustee.
 fn cluster(place: &Place, more: Value) {
     let mut spec = json!({"trusteeImage": "registry.example/kbs:v0.21.0"});
@@ -220,7 +225,7 @@ fn a_cluster_that_names_an_image_gets_its_trustee_and_nodes_get_their_secrets() 
 #[test]
 fn what_somebody_changes_or_deletes_is_as_it_was() {
     let Some(place) = Place::new() else { return };
-    let _operator = place.operator("one");
+    let _operator = operator(&place);
     cluster(&place, json!({}));
     await_condition(&place, "Deployed", true, "Applied");
     let config = || find::<ConfigMap>(&place, render::CONFIG_MAP).and_then(|map| map.data);
@@ -275,14 +280,14 @@ fn another_configuration_or_certificate_is_another_pod() {
             "type": "kubernetes.io/tls", "stringData": data,
         }));
     };
-    let _operator = place.operator("one");
+    let _operator = operator(&place);
     cluster(&place, json!({"trusteeSecret": "given"}));
     await_condition(&place, "Ready", false, "there is no Secret \"given\"");
     await_condition(&place, "Deployed", false, "there is no Secret \"given\"");
-    certificate("kbs.example", true);
-    await_condition(&place, "Ready", false, "add kbs-service.");
     certificate(&host, false);
     await_condition(&place, "Ready", false, "it has no ca.crt");
+    certificate("kbs.example", true);
+    await_condition(&place, "Ready", false, "add kbs-service.");
     assert_eq!(
         configuration(&place),
         None,
@@ -317,7 +322,7 @@ fn another_configuration_or_certificate_is_another_pod() {
 #[test]
 fn a_certificate_of_ours_follows_its_names_and_its_end() {
     let Some(place) = Place::new() else { return };
-    let _operator = place.operator("one");
+    let _operator = operator(&place);
     cluster(&place, json!({}));
     await_condition(&place, "Deployed", true, "Applied");
     let tls = || Tls::read(&entries(&place, render::TLS_SECRET)).unwrap();
@@ -352,7 +357,7 @@ fn a_certificate_of_ours_follows_its_names_and_its_end() {
 #[test]
 fn several_replicas_share_a_database() {
     let Some(place) = Place::new() else { return };
-    let _operator = place.operator("one");
+    let _operator = operator(&place);
     let storage = json!({"type": "Postgres", "urlSecret": "database"});
     let trustee = json!({"replicas": 3, "storage": storage});
     cluster(&place, json!({"trustee": {"replicas": 3}}));
@@ -380,7 +385,7 @@ fn several_replicas_share_a_database() {
 #[test]
 fn the_objects_go_with_the_cluster_and_what_cannot_be_made_again_stays() {
     let Some(place) = Place::new() else { return };
-    let operator = place.operator("one");
+    let operator = operator(&place);
     cluster(&place, json!({}));
     await_condition(&place, "Deployed", true, "Applied");
     let secrets = [

@@ -308,7 +308,7 @@ fn helm_and_kustomize_say_the_same() {
         all.push(config);
         by_name(all)
     };
-    assert_eq!(wanted.len(), 15, "{:?}", wanted.keys());
+    assert_eq!(wanted.len(), 16, "{:?}", wanted.keys());
     let Some(rendered) = rendered else { return };
     let rendered = by_name(documents(&rendered));
     assert_eq!(
