@@ -33,11 +33,27 @@ fn documents(text: &str) -> Vec<Value> {
     documents.filter(|document| !document.is_null()).collect()
 }
 
+/// 255.0 and 255 are one number to an API server; which of them is written, programs see differently.
+fn whole(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            let written = number.to_string();
+            if let Some(Ok(whole)) = written.strip_suffix(".0").map(str::parse::<i64>) {
+                *value = json!(whole);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole),
+        Value::Object(members) => members.values_mut().for_each(whole),
+        _ => {}
+    }
+}
+
 /// By kind and name, without what depends on where it is installed.
 fn by_name(objects: Vec<Value>) -> BTreeMap<(String, String), Value> {
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let mut all = BTreeMap::new();
     for mut object in objects {
+        whole(&mut object);
         object["metadata"]
             .as_object_mut()
             .unwrap()

@@ -211,8 +211,11 @@ fn pod(wanted: &Wanted, facts: &Facts) -> Value {
         mount("token", TOKEN_DIR),
         json!({"name": "tmp", "mountPath": "/tmp"}),
     ];
-    // What it logs at debug level is evidence and tokens.
-    let mut environment = vec![json!({"name": "RUST_LOG", "value": "info"})];
+    // What it logs at debug level is evidence and tokens. Collateral is kept below HOME by some verifiers.
+    let mut environment = vec![
+        json!({"name": "RUST_LOG", "value": "info"}),
+        json!({"name": "HOME", "value": "/tmp"}),
+    ];
     match &wanted.storage {
         Storage::LocalFs { .. } => {
             volumes
@@ -229,6 +232,8 @@ fn pod(wanted: &Wanted, facts: &Facts) -> Value {
     }
     json!({
         "automountServiceAccountToken": false,
+        // Variables about every Service of the namespace: some would read as settings of the KBS.
+        "enableServiceLinks": false,
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},

@@ -349,7 +349,8 @@ impl Place {
 
     pub fn operator_with(&self, identity: &str, change: impl FnOnce(&mut Settings)) -> Operator {
         let mut settings = self.settings(identity);
-        settings.lease = Duration::from_secs(3);
+        // A machine that is busy with tests renews late.
+        settings.lease = Duration::from_secs(20);
         change(&mut settings);
         let (stop, stopped) = mpsc::channel();
         let thread = std::thread::spawn(move || controllers::run(&settings, Some(stopped)));
