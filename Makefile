@@ -19,15 +19,17 @@ PROGRAMS ?= $(TARGET)/release
 # How many machines the operator is measured with.
 MACHINES ?= 10000
 
-.PHONY: help setup build test vm-test operator-test demo bench fuzz fuzz-smoke fuzz-long lint dist install install-files \
+.PHONY: help setup build test vm-test operator-test demo bench bench-boot fuzz fuzz-smoke fuzz-long lint dist install install-files \
 	install-refvals install-refvals-files install-operator install-operator-files programs deb rpm
 
 help:
 	@echo 'make demo     see it work: software TPM, laboratory KBS, a LUKS2 volume; bind, unlock, tamper, refuse'
 	@echo 'make test     everything that needs neither a virtual machine nor a cluster'
 	@echo 'make vm-test  machines that really boot, as root; STORY=reboot runs one of vm-tests/tests (several: in quotes)'
+	@echo '              as many at a time as there are processors, or SHEEPFOLD_JOBS'
 	@echo 'make operator-test   the operator on a real etcd and kube-apiserver: KUBECONFIG, or KUBEBUILDER_ASSETS'
 	@echo 'make bench    size, memory, time, round trips -> docs/performance.md; PEER_BIN=dir adds other programs'
+	@echo 'make bench-boot  what the agent adds to a first boot and to a reboot, as root -> docs/performance.md'
 	@echo 'make fuzz     libFuzzer on every parser of foreign bytes, TIME=60 seconds each, TARGETS="..." for some'
 	@echo 'make lint     formatting, clippy, dependency policy'
 	@echo 'make dist     the agent as an initramfs carries it -> $(DIST)'
@@ -47,12 +49,11 @@ build: setup
 test: build
 	cargo test --locked --workspace --exclude sheepfold-vm-tests
 
-# Its own crate and its own target: a boot in software emulation takes a minute on a quiet machine. The trees and
-# images that it makes stay in $(TARGET)/cache, consoles and journals in $(TARGET)/vm-test.
+# Its own target: a boot in software emulation takes a minute on a quiet machine. The trees and images that it makes stay
+# in $(TARGET)/cache, consoles and journals in $(TARGET)/vm-test.
 vm-test: build dist
 	@scripts/setup vm
-	cargo test --locked $(if $(STORY),--workspace $(addprefix --test ,$(STORY)),-p sheepfold-vm-tests --lib --tests) -- \
-		--include-ignored --nocapture --test-threads=1
+	@$(TARGET)/debug/stories $(STORY)
 
 # On a real API server; scripts/operator-test says where it looks for one.
 operator-test: build
@@ -68,6 +69,11 @@ bench: build dist
 	$(TARGET)/debug/examples/scale $(MACHINES) > $(TARGET)/scale.md
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
 		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
+
+# Of one processor: what a second one spends on waiting for the first depends on the host.
+bench-boot: build dist
+	@scripts/setup vm
+	@SHEEPFOLD_PROCESSORS=1 $(TARGET)/debug/boot-cost
 
 TIME ?= 60
 TARGETS ?=

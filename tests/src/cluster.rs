@@ -68,7 +68,15 @@ impl Cluster {
     /// # Errors
     /// The file cannot be written.
     pub fn add(&self, name: &str, record: &Path) -> Result<()> {
-        let spec = format!("  state: approved\n  recordFile: {record:?}\n");
+        self.add_with(name, record, "")
+    }
+
+    /// As [`Cluster::add`], with further lines of its spec.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn add_with(&self, name: &str, record: &Path, more: &str) -> Result<()> {
+        let spec = format!("  state: approved\n  recordFile: {record:?}\n{more}");
         self.write("Machine", name, &spec)
     }
 
@@ -94,9 +102,7 @@ impl Cluster {
     /// # Errors
     /// The file cannot be written.
     pub fn add_with_records(&self, name: &str, record: &Path, volumes: &[&Path]) -> Result<()> {
-        let spec =
-            format!("  state: approved\n  recordFile: {record:?}\n  volumeRecords: {volumes:?}\n");
-        self.write("Machine", name, &spec)
+        self.add_with(name, record, &format!("  volumeRecords: {volumes:?}\n"))
     }
 
     /// Takes a machine away; none of this name is fine.

@@ -10,6 +10,7 @@
 pub mod administrator;
 pub mod clevis;
 pub mod cluster;
+pub mod document;
 pub mod lab;
 pub mod luks;
 pub mod node_root;

@@ -133,7 +133,7 @@ pub fn unencrypted_command_line() -> String {
     let line: Vec<String> = command_line()
         .split_whitespace()
         .filter(|word| !word.starts_with("rd.luks."))
-        .map(|word| word.replace("/dev/mapper/root", "LABEL=root"))
+        .map(|word| word.replace("/dev/mapper/root", "PARTLABEL=root"))
         .collect();
     line.join(" ")
 }
@@ -236,5 +236,5 @@ fn uki(dir: &Path, esp: &Path, image: &Image, command_line: &str) -> Result<Imag
 
 /// The file on the ESP that marks a first boot.
 pub const FIRST_BOOT: &str = "/ignition.firstboot";
-const QUICK: &str = "quiet systemd.show_status=0 systemd.log_color=0 systemd.default_device_timeout_sec=600 \
+const QUICK: &str = "quiet systemd.show_status=0 systemd.log_color=0 \
      cryptomgr.notests no_timer_check random.trust_cpu=on audit=0 lsm=lockdown,integrity mitigations=off";

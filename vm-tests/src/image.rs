@@ -34,8 +34,8 @@ pub struct Image {
 pub struct Recipe {
     /// Which Debian.
     pub suite: Suite,
-    /// `agent.toml`.
-    pub agent_toml: String,
+    /// `agent.toml`; none: an image without us, to be compared with.
+    pub agent_toml: Option<String>,
     /// More lines for dracut's configuration.
     pub dracut: String,
 }
@@ -64,7 +64,7 @@ impl Recipe {
     pub fn node(site: &Site) -> Self {
         Self {
             suite: Suite::Trixie,
-            agent_toml: site.settings().to_toml(),
+            agent_toml: Some(site.settings().to_toml()),
             // It would come by itself, and is a fifth of the image.
             dracut: "omit_dracutmodules+=\" ignition \"\n".to_owned(),
         }
@@ -73,7 +73,7 @@ impl Recipe {
     /// A node whose agent opens the root itself.
     pub fn native(site: &Site) -> Self {
         Self {
-            agent_toml: site.native_settings().to_toml(),
+            agent_toml: Some(site.native_settings().to_toml()),
             ..Self::node(site)
         }
     }
@@ -89,8 +89,29 @@ impl Recipe {
     /// [`Recipe::with_ignition`], and the agent opens the root itself.
     pub fn native_with_ignition(site: &Site) -> Self {
         Self {
-            agent_toml: site.native_settings().to_toml(),
+            agent_toml: Some(site.native_settings().to_toml()),
             ..Self::with_ignition(site)
+        }
+    }
+
+    /// The same without anything of ours, for comparison: Clevis with its pin `tpm2`, and all that binding on first boot
+    /// takes.
+    #[must_use]
+    pub fn stock(self) -> Self {
+        Self {
+            agent_toml: None,
+            dracut: format!("{}{TPM2}", self.dracut),
+            ..self
+        }
+    }
+
+    /// The same with nothing that could open a volume, for comparison.
+    #[must_use]
+    pub fn unencrypted(self) -> Self {
+        Self {
+            agent_toml: None,
+            dracut: format!("{}{UNENCRYPTED}", self.dracut),
+            ..self
         }
     }
 
@@ -110,7 +131,7 @@ impl Recipe {
             .path(&workspace.join("systemd"))?
             .path(&workspace.join("Makefile"))?
             .path(&trees::here().join("guest"))?
-            .bytes(self.agent_toml.as_bytes())
+            .bytes(self.agent_toml.as_deref().unwrap_or_default().as_bytes())
             .bytes(self.dracut.as_bytes())
             .bytes(&ca);
         let dir = cache::directory("vm-image", &key, |dir| self.make(dir, &guest, &agent, &ca))?;
@@ -189,6 +210,11 @@ impl Recipe {
             "etc/dracut.conf.d/60-vm.conf",
             format!("{conf}{}", self.dracut).as_bytes(),
         )?;
+        // systemd 252 does not take it from the kernel command line.
+        put(
+            "etc/systemd/system.conf.d/60-vm.conf",
+            b"[Manager]\nDefaultDeviceTimeoutSec=600\n",
+        )?;
         put(
             "etc/hosts",
             format!("127.0.0.1 localhost\n10.0.2.2 {NAME}\n").as_bytes(),
@@ -214,6 +240,9 @@ impl Recipe {
             .arg(files.join("etc/systemd/system"))
             .success()?;
         Run::new("chown").args(["-R", "0:0"]).arg(files).success()?;
+        let Some(agent_toml) = &self.agent_toml else {
+            return Ok(());
+        };
         let set = |name: &str, value: &Path| format!("{name}={}", value.display());
         Run::new("make")
             .args(["--no-print-directory", "-C"])
@@ -224,7 +253,7 @@ impl Recipe {
                 set("DIST", agent),
             ])
             .success()?;
-        put("etc/trustee/agent.toml", self.agent_toml.as_bytes())?;
+        put("etc/trustee/agent.toml", agent_toml.as_bytes())?;
         put("etc/trustee/kbs-ca.pem", ca)?;
         Ok(())
     }
@@ -266,6 +295,15 @@ fn confidential_modules(guest: &Path, version: &str, listed: &str) -> Result<()>
 
 const INITRAMFS: &str = "initrd.img";
 const ROOT: &str = "root.ext4";
+/// What Clevis's own module leaves out is for `clevis luks bind`.
+const TPM2: &str = "add_dracutmodules+=\" clevis-pin-tpm2 \"\n\
+install_items+=\" /usr/bin/clevis /usr/bin/clevis-luks-bind /usr/bin/clevis-encrypt-tpm2 \
+/usr/bin/tpm2_create /usr/bin/tpm2_pcrread /usr/bin/tpm2_createpolicy \"\n";
+/// dracut's configuration is bash. Modules that are only left out there would come by themselves.
+const UNENCRYPTED: &str = r#"
+add_dracutmodules=${add_dracutmodules/ systemd-cryptsetup crypt dm clevis clevis-pin-sss / }
+omit_dracutmodules+=" systemd-cryptsetup crypt dm clevis clevis-pin-null clevis-pin-sss clevis-pin-tang clevis-pin-tpm2 "
+"#;
 /// `NAME INITRAMFS`. The kernel unpacks one archive after the other; each begins at a multiple of four bytes.
 const APPEND: &str = r#"
 echo "put here by the host" >"$1"

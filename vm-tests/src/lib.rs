@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Nodes that really boot: OVMF, a TPM, shim and GRUB or a unified kernel image, Debian's kernel, dracut, systemd,
 //! Clevis, and a LUKS2 root that only the KBS can open. The stories are in `tests/`, one a file; `make vm-test`
-//! runs them.
+//! runs them side by side (`src/bin/stories.rs`).
 //!
 //! ```text
 //!   trees    Debian in a directory, made once: the toolbox (QEMU, OVMF, mkfs), the guest's root
@@ -29,6 +29,7 @@ pub mod inside;
 pub mod machine;
 pub mod node;
 pub mod probe;
+pub mod processor;
 pub mod say;
 pub mod site;
 pub mod stage;

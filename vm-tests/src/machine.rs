@@ -17,6 +17,7 @@ use crate::facts::Facts;
 use crate::inside::Inside;
 use crate::node::Node;
 use crate::probe::{Place, Probe};
+use crate::processor::Account;
 use crate::say::say;
 use crate::trees;
 
@@ -147,6 +148,14 @@ impl Machine {
         Ok(journal)
     }
 
+    /// What the emulator has had of the processors since it was switched on, in seconds.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn processor_seconds(&self) -> Result<f64> {
+        Ok(Account::of(self.qemu.id())?.own)
+    }
+
     /// Shuts the system down in good order.
     ///
     /// # Errors
@@ -234,8 +243,9 @@ fn arguments(kind: Kind, accelerator: Accelerator) -> Vec<String> {
     let mut words: Vec<String> = vec!["qemu-system-x86_64".to_owned()];
     words.extend(accelerator.arguments().map(str::to_owned));
     // SMM and a guarded variable store: every build of OVMF with Secure Boot insists.
+    let processors = std::env::var(PROCESSORS).unwrap_or_else(|_| "2".to_owned());
     let text = format!(
-        "-smp 2 -m 1024 -machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on \
+        "-smp {processors} -m 1024 -machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on \
          -global ICH9-LPC.disable_s3=1 \
          -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=vars.fd \
@@ -255,6 +265,8 @@ fn arguments(kind: Kind, accelerator: Accelerator) -> Vec<String> {
 pub const NOT_APPROVED: &str = "the resource policy does not give this secret to this node";
 /// From switching on to the system, on a machine that also compiles something.
 pub const BOOT: Duration = Duration::from_secs(900);
+/// The variable that says how many processors a machine has; 2 without it.
+pub const PROCESSORS: &str = "SHEEPFOLD_PROCESSORS";
 const JOURNAL: &str = "journalctl -b --no-pager -o short-monotonic";
 const TPM: &str = "tpm.sock";
 const PROBE: &str = "probe.sock";

@@ -34,6 +34,8 @@ pub enum Binding {
     Direct,
     /// Inside `sss`, as Ignition before 2.26 has it.
     Wrapped,
+    /// Inside `sss` to the TPM alone, with a pin of Clevis's own, for comparison.
+    Tpm2,
 }
 
 /// A node whose TPM is in the host's hands.
@@ -137,6 +139,7 @@ impl InFactory {
         let (pin, config) = match binding {
             Binding::Direct => ("trustee", "{}"),
             Binding::Wrapped => ("sss", r#"{"t":1,"pins":{"trustee":{}}}"#),
+            Binding::Tpm2 => ("sss", r#"{"t":1,"pins":{"tpm2":{}}}"#),
         };
         let bind = self.clevis(&["luks", "bind", "-f", "-k"]).arg(first_key);
         let bind = bind.arg("-d").arg(volume).args([pin, config]);

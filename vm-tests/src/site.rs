@@ -5,18 +5,16 @@
 //! A machine reaches the host's loopback at 10.0.2.2 (QEMU's user network). It and the host call the KBS by the
 //! same name, so that a volume bound on the host is one that the machine opens.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use kbs_protocol::Secret;
 use kbs_protocol::encoding::hex;
 use kbs_protocol::resource_secret::ResourceSecret;
-use rustix::fs::{FlockOperation, flock};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sheepfold_tests::cluster::Cluster;
 use sheepfold_tests::lab::Lab;
 use sheepfold_tests::paths;
@@ -28,7 +26,9 @@ use sheepfold_tests::swtpm::Authority;
 
 use crate::cache::{self, Key};
 use crate::chain::Chain;
+use crate::disk::LUKS_UUID;
 use crate::machine::BOOT;
+use crate::node::Node;
 use crate::say::say;
 
 /// The world around the machines of one story.
@@ -40,8 +40,6 @@ pub struct Site {
     pub(crate) maker: Authority,
     pub(crate) registrar: Option<Registrar>,
     dir: PathBuf,
-    port: u16,
-    _claim: File,
     secrets: Scanner,
 }
 
@@ -65,8 +63,7 @@ impl Site {
         })?;
         let kbs = dir.join("kbs");
         Run::new("cp").arg("-a").args([&keys, &kbs]).success()?;
-        let (port, claim) = claim_port()?;
-        let lab = Lab::serve(&kbs, &format!("127.0.0.1:{port}"), &[])?;
+        let lab = Lab::serve(&kbs, &format!("127.0.0.1:{PORT}"), &[])?;
         let cluster = Cluster::new(&dir.join("cluster"), &lab)?;
         Ok(Self {
             lab,
@@ -74,8 +71,6 @@ impl Site {
             maker: Authority::new()?,
             registrar: None,
             dir,
-            port,
-            _claim: claim,
             secrets: Scanner::new(),
         })
     }
@@ -107,18 +102,12 @@ impl Site {
 
     /// The KBS as machines and the host call it.
     pub fn url(&self) -> String {
-        Self::url_at(self.port)
+        Self::url_at(PORT)
     }
 
     /// A server of the same name on another port.
     pub fn url_at(port: u16) -> String {
         format!("https://{NAME}:{port}")
-    }
-
-    /// A port that belongs to no other site, `number` from 1: always the same one beside the same KBS, as it is in the
-    /// initramfs.
-    pub fn port_beside(&self, number: u16) -> u16 {
-        self.port + number * PORTS
     }
 
     /// How often the KBS has answered on this path since it was started.
@@ -170,6 +159,28 @@ impl Site {
         self.provision()
     }
 
+    /// The administrator writes an Ignition config for this machine and has the root encrypted besides.
+    ///
+    /// # Errors
+    /// The operator or the KBS refuses.
+    pub fn configure(&self, node: &Node, config: &str) -> Result<()> {
+        say(&format!("the administrator configures {}", node.name));
+        let file = format!("{}.ign", node.name);
+        self.cluster.file(&file, config)?;
+        let registrar = self.registrar.as_ref().context("no registrar")?;
+        let record = registrar.record_file(&node.id)?;
+        let root = json!({
+            "name": "root",
+            "device": "/dev/disk/by-partlabel/root",
+            "label": "luks-root",
+            "uuid": LUKS_UUID,
+            "filesystem": { "format": "ext4", "label": "root" },
+        });
+        let more = format!("  ignition:\n    configFile: {file}\n    luks: [{root}]\n");
+        self.cluster.add_with(&node.name, &record, &more)?;
+        self.provision()
+    }
+
     /// `sheepfold-operator provision`.
     ///
     /// # Errors
@@ -196,7 +207,7 @@ impl Site {
     pub fn start_kbs(&mut self) -> Result<()> {
         say("the KBS comes back");
         let dir = self.lab.dir().to_path_buf();
-        self.lab = Lab::serve(&dir, &format!("127.0.0.1:{}", self.port), &[])?;
+        self.lab = Lab::serve(&dir, &format!("127.0.0.1:{PORT}"), &[])?;
         Ok(())
     }
 
@@ -263,23 +274,10 @@ pub fn stories() -> Result<PathBuf> {
     Ok(target.join("vm-test"))
 }
 
-/// Always the same one where nobody else uses it, as it is in the initramfs. It stays this site's while its KBS is
-/// down, for as long as the file is open.
-fn claim_port() -> Result<(u16, File)> {
-    for port in PORT..PORT + PORTS {
-        let claim = File::create(stories()?.join(format!("port-{port}.lock")))?;
-        let ours = flock(&claim, FlockOperation::NonBlockingLockExclusive).is_ok();
-        if ours && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok((port, claim));
-        }
-    }
-    bail!("no free port for the KBS")
-}
-
 /// The KBS's name; `/etc/hosts` of host and guest say where that is.
 pub const NAME: &str = "kbs.test";
-const PORT: u16 = 18_443;
-/// As many sites at once.
-const PORTS: u16 = 50;
+/// The KBS's port. It is in the initramfs, so it is the same in each story; a story has a loopback device of its own
+/// (`src/bin/stories.rs`).
+pub const PORT: u16 = 18_443;
 /// `FILE PROGRAM ARG*`: the program sees FILE as `/etc/hosts`.
 const HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;

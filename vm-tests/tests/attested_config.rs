@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A node takes its Ignition config out of an attestation. The host has one of its own: first it points to that on the
 //! command line, and the node does not boot; then it only offers it where QEMU's platform has configs, and Ignition does not
-//! look there. What the administrator keeps in the KBS is what the node becomes.
+//! look there. What the administrator writes into the node's Machine, and `sheepfold-operator provision` stores at the KBS with
+//! the volume to encrypt, is what the node becomes.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,19 +28,16 @@ fn the_host_cannot_choose_what_a_node_becomes() {
     let mut settings = site.settings();
     settings.ignition = Some("default/{node}/ignition".to_owned());
     let recipe = Recipe {
-        agent_toml: settings.to_toml(),
+        agent_toml: Some(settings.to_toml()),
         ..Recipe::with_ignition(&site)
     };
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();
     let node = stage.new_node("node").unwrap();
+    let wanted = with_file(EMPTY, "/etc/from-the-administrator");
+    stage.site.configure(&node, &wanted).unwrap();
     let path = node.dir().join("config.ign");
-    let fragment = fs::read_to_string(&path).unwrap();
-    let resource = format!("default/{}/ignition", node.id);
-    let attested = with_file(&fragment, "/etc/from-the-administrator");
-    let lab = &stage.site.lab;
-    lab.admin(&["set-resource", &resource], attested.as_bytes())
-        .unwrap();
-    fs::write(&path, with_file(&fragment, "/etc/from-the-host")).unwrap();
+    let hosts = fs::read_to_string(&path).unwrap();
+    fs::write(&path, with_file(&hosts, "/etc/from-the-host")).unwrap();
 
     let changed = format!("{} ignition.config.url=http://10.0.2.2/", command_line());
     let dir = stage.site.dir().join("changed");
@@ -76,3 +74,5 @@ fn with_file(config: &str, path: &str) -> String {
     config["storage"]["files"] = json!([{ "path": path, "contents": { "source": "data:,here" } }]);
     config.to_string()
 }
+
+const EMPTY: &str = r#"{"ignition":{"version":"3.3.0"},"storage":{}}"#;

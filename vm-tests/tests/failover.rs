@@ -12,21 +12,21 @@ use sheepfold_vm_tests::image::Recipe;
 use sheepfold_vm_tests::machine::Machine;
 use sheepfold_vm_tests::node::Binding;
 use sheepfold_vm_tests::probe::Place;
-use sheepfold_vm_tests::site::Site;
+use sheepfold_vm_tests::site::{PORT, Site};
 use sheepfold_vm_tests::stage::Stage;
 
 #[test]
 #[ignore = "boots a machine: make vm-test STORY=failover"]
 fn dead_servers_are_passed_by() {
     let site = Site::open("failover").unwrap();
-    let (closed, silent) = (site.port_beside(1), site.port_beside(2));
+    let (closed, silent) = (PORT + 1, PORT + 2);
     // The kernel accepts for it; nobody reads.
     let _silent = TcpListener::bind((Ipv4Addr::LOCALHOST, silent)).unwrap();
     let (closed, silent) = (Site::url_at(closed), Site::url_at(silent));
     let mut settings = site.native_settings();
     settings.servers = vec![closed.clone(), silent.clone(), site.url()];
     let recipe = Recipe {
-        agent_toml: settings.to_toml(),
+        agent_toml: Some(settings.to_toml()),
         ..Recipe::node(&site)
     };
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();

@@ -225,6 +225,33 @@ const RULES: &[Rule] = {
     ]
 };
 
+/// The rules for people, a row for each reason: `docs/agent.toml.md` has it word for word.
+#[cfg(test)]
+pub(super) fn table() -> String {
+    let mut rows: Vec<(&str, Vec<String>)> = Vec::new();
+    for rule in RULES {
+        let name = match rule.reach {
+            Reach::Exact => format!("`{}`", rule.name),
+            Reach::Initramfs => format!("`[rd.]{}`", rule.name),
+            Reach::Prefix => format!("`[rd.]{}*`", rule.name),
+        };
+        let but = match rule.harmless {
+            Harmless::Nothing => String::new(),
+            Harmless::No => " but *no*".to_owned(),
+            Harmless::Words(words) | Harmless::Options(words) => {
+                format!(" but `{}`", words.join("`, `"))
+            }
+        };
+        let said = format!("{name}{but}");
+        match rows.iter_mut().find(|(why, _)| *why == rule.why) {
+            Some((_, names)) => names.push(said),
+            None => rows.push((rule.why, vec![said])),
+        }
+    }
+    let row = |(why, names): &(&str, Vec<String>)| format!("| {why} | {} |\n", names.join("; "));
+    rows.iter().map(row).collect()
+}
+
 /// Of crypttab(5): none names a key, a header or a device.
 const LUKS_OPTIONS: &[&str] = &[
     "_netdev",

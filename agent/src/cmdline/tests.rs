@@ -11,6 +11,16 @@ fn refused(line: &str) -> Vec<String> {
         .collect()
 }
 
+#[test]
+fn the_documentation_lists_every_rule() {
+    let docs = include_str!("../../../docs/agent.toml.md");
+    let table = super::rules::table();
+    assert!(
+        docs.contains(&table),
+        "docs/agent.toml.md must have:\n{table}"
+    );
+}
+
 /// Lines of real machines: GRUB on Debian, Fedora CoreOS first boot and later, a unified kernel image.
 #[test]
 fn ordinary_boots_pass() {

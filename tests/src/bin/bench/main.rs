@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use lexopt::Arg::{Long, Short};
 use lexopt::ValueExt as _;
-use sheepfold_tests::paths;
+use sheepfold_tests::document::write_table;
 
 fn main() -> ExitCode {
     // First, so that this program's own memory stays out of the child's figures.
@@ -71,27 +71,13 @@ fn bench(arguments: &Arguments) -> Result<bool> {
     }
     println!("{text}");
     if arguments.write {
-        write(&text)?;
+        write_table("docs/performance.md", "bench", &text)?;
+        println!("wrote docs/performance.md");
     }
     for budget in &broken {
         eprintln!("bench: over budget: {budget}");
     }
     Ok(broken.is_empty())
-}
-
-/// Puts the table between the markers of `docs/performance.md`.
-fn write(table: &str) -> Result<()> {
-    let file = paths::workspace().join("docs/performance.md");
-    let text = fs::read_to_string(&file).context("cannot read docs/performance.md")?;
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .context("docs/performance.md has no begin marker")?;
-    let (_, after) = rest
-        .split_once(END)
-        .context("docs/performance.md has no end marker")?;
-    fs::write(&file, format!("{before}{BEGIN}\n{table}{END}{after}"))?;
-    println!("wrote docs/performance.md");
-    Ok(())
 }
 
 struct Arguments {
@@ -137,8 +123,6 @@ fn arguments() -> Result<Option<Arguments>> {
     }))
 }
 
-const BEGIN: &str = "<!-- bench: begin, written by `make bench` -->";
-const END: &str = "<!-- bench: end -->";
 const USAGE: &str = "\
 Usage: bench --dist FILE --agent FILE [--peer DIR] [--operator FILE] [--runs N] [--no-write]
 
