@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::chain::Chain;
 use crate::disk::LUKS_UUID;
+use crate::machine::JOURNAL;
 use crate::node::Node;
 use crate::probe::Probe;
 
@@ -62,7 +63,7 @@ impl Facts {
                 value.with_context(|| format!("no PCR value: {line}"))?,
             );
         }
-        let journal = probe.ask("journalctl -b --no-pager -o short-monotonic")?;
+        let journal = probe.ask(JOURNAL)?;
         fs::write(node.dir().join(format!("journal-{moment}.log")), &journal)?;
         let header = part("header")?;
         Ok(Self {

@@ -267,6 +267,8 @@ pub const NOT_APPROVED: &str = "the resource policy does not give this secret to
 pub const BOOT: Duration = Duration::from_secs(900);
 /// The variable that says how many processors a machine has; 2 without it.
 pub const PROCESSORS: &str = "SHEEPFOLD_PROCESSORS";
-const JOURNAL: &str = "journalctl -b --no-pager -o short-monotonic";
+/// The journal of this boot. `-b` alone leaves out what was written under another machine id, as an initramfs of
+/// systemd 252 has one of its own.
+pub const JOURNAL: &str = "journalctl -m --no-pager -o short-monotonic _BOOT_ID=$(tr -d - </proc/sys/kernel/random/boot_id)";
 const TPM: &str = "tpm.sock";
 const PROBE: &str = "probe.sock";

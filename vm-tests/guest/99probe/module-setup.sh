@@ -5,7 +5,7 @@
 check() { return 0; }
 
 install() {
-    inst_multiple base64 bash cat stty dmsetup lsblk findmnt od journalctl systemctl ls grep head sleep zstd
+    inst_multiple base64 bash cat stty dmsetup lsblk findmnt od journalctl systemctl ls grep head sleep tr zstd
     inst_multiple -o /etc/hosts /usr/sbin/cryptsetup
     inst_script "$moddir/probe" /usr/bin/vm-probe
     inst_simple "$moddir/vm-probe.service" "$systemdsystemunitdir/vm-probe.service"

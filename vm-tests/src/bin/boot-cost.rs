@@ -79,13 +79,14 @@ fn measure() -> Result<()> {
         for subject in &mut subjects {
             subject.first_boot(round)?;
         }
+        let table = table(&subjects, round)?;
+        println!("{table}");
+        write_table("docs/performance.md", "boot", &table)?;
     }
-    let table = table(&subjects)?;
-    println!("{table}");
     for subject in &subjects {
         fs::remove_file(subject.node.dir().join(SET_UP))?;
     }
-    write_table("docs/performance.md", "boot", &table)
+    Ok(())
 }
 
 impl Kind {
@@ -220,7 +221,7 @@ fn until_the_system(mut machine: Machine) -> Result<f64> {
 }
 
 /// The figures, and what the agent adds to both of the others.
-fn table(subjects: &[Subject]) -> Result<String> {
+fn table(subjects: &[Subject], rounds: usize) -> Result<String> {
     let mut figures = Vec::new();
     for subject in subjects {
         let bytes = fs::metadata(&subject.reboot.0.initramfs)?.len();
@@ -232,7 +233,7 @@ fn table(subjects: &[Subject]) -> Result<String> {
         figures.push((subject, mib));
     }
     let mut text = format!(
-        "Made by `make bench-boot`: {ROUNDS} boots of each kind in turns, {}, one emulated processor; least and most of them.\n\n\
+        "Made by `make bench-boot`: {rounds} boots of each kind in turns, {}, one emulated processor; least and most of them.\n\n\
          | | initramfs | reboot, until the system answers | first boot |\n|---|---:|---:|---:|\n",
         Accelerator::here()?
     );
