@@ -15,13 +15,8 @@ use crate::measure::{EventType, MeasureError, Registers};
 use crate::state::{Phase, State, StateError};
 use kbs_protocol::Tee;
 use kbs_protocol::encoding::hex;
+pub use kbs_protocol::seal::{LEAVE, SYSTEMD_LEAVE};
 use std::path::Path;
-
-/// What is measured when the node leaves its initramfs.
-pub const LEAVE: &str = "trustee:leave-initrd";
-
-/// What systemd measures there, on a unified kernel image (systemd-pcrphase.service(8)).
-pub const SYSTEMD_LEAVE: &str = "leave-initrd";
 
 /// How the door was shut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,7 +15,7 @@
 //!
 //! Before its first handshake a node proves to a registrar that its key lives in a known TPM: the messages
 //! of that are in [`enroll`], the keys in [`tpm::public`]. When its volumes are made it says which keys they have: the
-//! [`volume_record`].
+//! [`volume_record`]; when it leaves its initramfs it measures the words of [`seal`].
 //!
 //! This crate opens no file and no socket, runs no clock and logs nothing. Parsers take bytes from
 //! strangers: each has a size limit, returns a typed error and never panics.
@@ -33,6 +33,7 @@ pub mod refusal;
 pub mod resource;
 pub mod resource_secret;
 pub mod runtime_data;
+pub mod seal;
 pub mod secret;
 pub mod tee;
 pub mod tee_key;

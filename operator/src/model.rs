@@ -6,6 +6,7 @@
 mod boots;
 mod identity;
 mod options;
+mod seals;
 
 pub use boots::{BootTuple, Boots, Measurement, Pcr, TcbFloor, TdxLaunch};
 pub(crate) use identity::{AK_SHARD, INIT_SHARD, hex};
@@ -42,6 +43,8 @@ pub struct Machine {
     pub state: State,
     /// Its secrets: last segment of the resource path, and which secret lies there.
     pub secrets: BTreeMap<Tag, SecretId>,
+    /// What its running system may read: the same, in the repository `runtime`.
+    pub runtime: BTreeMap<Tag, SecretId>,
 }
 
 /// What an administrator said about a machine.
@@ -102,7 +105,7 @@ impl Machine {
     }
 }
 
-/// The last segment of a resource path: the volume, such as `root`.
+/// The last segment of a resource path: the volume, such as `root`, or what a runtime resource is called.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Tag(String);
@@ -135,6 +138,14 @@ impl Tag {
     /// None for names and tags that were parsed; the type says so because a path checks its own form.
     pub fn path(&self, node: &NodeName) -> Result<ResourcePath, kbs_protocol::Error> {
         format!("{REPOSITORY}/{node}/{}", self.0).parse()
+    }
+
+    /// The path of a resource of this name for the running system: `runtime/<node>/<name>`.
+    ///
+    /// # Errors
+    /// As [`Tag::path`].
+    pub fn runtime_path(&self, node: &NodeName) -> Result<ResourcePath, kbs_protocol::Error> {
+        format!("{RUNTIME}/{node}/{}", self.0).parse()
     }
 }
 
@@ -256,8 +267,10 @@ pub(crate) fn segment(text: &str) -> bool {
     !text.contains('/') && format!("a/{text}/b").parse::<ResourcePath>().is_ok()
 }
 
-/// The first segment of every path we write; `resource.rego` says the same.
+/// The first segment of the paths of disk secrets; `resource.rego` says the same.
 pub(crate) const REPOSITORY: &str = "default";
+/// The first segment of the paths of what the running system may read, after the seal too.
+pub(crate) const RUNTIME: &str = "runtime";
 /// As `ignition.path` of the agent's documentation ends.
 const IGNITION: &str = "ignition";
 pub(crate) const SEGMENT: &str = "1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot";
@@ -282,6 +295,7 @@ mod tests {
             init_data: None,
             state: State::Approved,
             secrets: BTreeMap::new(),
+            runtime: BTreeMap::new(),
         };
         let secrets = |pairs: &[(&str, &str)]| -> BTreeMap<Tag, SecretId> {
             let pair = |(tag, secret): &(&str, &str)| (tag.parse().unwrap(), id(secret));
@@ -314,7 +328,12 @@ mod tests {
 
     #[test]
     fn the_policy_and_the_paths_agree_on_the_repository() {
-        let line = format!("repository := \"{}\"", super::REPOSITORY);
-        assert!(crate::policy::RESOURCE.contains(&line));
+        for (rule, repository) in [
+            ("disk_secrets", super::REPOSITORY),
+            ("runtime", super::RUNTIME),
+        ] {
+            let line = format!("{rule} := \"{repository}\"\n");
+            assert!(crate::policy::RESOURCE.contains(&line), "{line}");
+        }
     }
 }

@@ -142,8 +142,12 @@ impl Secrets {
             if left_out || machine.state != State::Approved {
                 continue;
             }
-            for (tag, secret) in &machine.secrets {
-                match tag.path(node) {
+            let secrets = machine.secrets.iter();
+            let secrets = secrets.map(|(tag, secret)| (tag, secret, tag.path(node)));
+            let runtime = machine.runtime.iter();
+            let runtime = runtime.map(|(tag, secret)| (tag, secret, tag.runtime_path(node)));
+            for (tag, secret, path) in secrets.chain(runtime) {
+                match path {
                     Ok(path) => {
                         wanted.insert(path.to_string(), (path, secret));
                     }

@@ -4,7 +4,8 @@
 //!
 //! 1. [`Directory`] reads what is wanted: a cluster, its approved images, its machines ([`objects`]).
 //! 2. [`Record`] remembers what the KBS holds, and keeps a second operator out.
-//! 3. [`secrets`] says which secret lies where and makes the new ones; [`volume_keys`] says which volume key each opens.
+//! 3. [`secrets`] says which secret lies where and makes the new ones; [`volume_keys`] says which volume key each opens;
+//!    [`runtime`] has what the running system may read.
 //! 4. [`plan`](crate::plan) compares and orders, [`diff`] shows it.
 //! 5. [`apply`](apply::apply) carries it out, one durable step at a time; [`status`] looks at the result.
 //!
@@ -18,6 +19,7 @@ mod images;
 pub(crate) mod load;
 pub mod objects;
 pub mod record;
+pub mod runtime;
 pub mod secrets;
 pub mod status;
 pub(crate) mod volume_keys;

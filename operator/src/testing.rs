@@ -54,6 +54,7 @@ pub fn machine(n: u32) -> Machine {
             .map(|root| (root, SecretId(format!("{n}-1"))))
             .into_iter()
             .collect(),
+        runtime: BTreeMap::new(),
     }
 }
 

@@ -24,12 +24,20 @@ impl Cluster {
     /// # Errors
     /// The directory cannot be written.
     pub fn new(dir: &Path, lab: &Lab) -> Result<Self> {
+        Self::with(dir, lab, "")
+    }
+
+    /// As [`Cluster::new`], with further lines of its spec.
+    ///
+    /// # Errors
+    /// As [`Cluster::new`].
+    pub fn with(dir: &Path, lab: &Lab, more: &str) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let cluster = Self {
             dir: dir.to_path_buf(),
         };
         let spec = format!(
-            "  kbs:\n    url: {}\n    laboratory: {:?}\n  evidence: [tpm]\n  identity: ak\n",
+            "  kbs:\n    url: {}\n    laboratory: {:?}\n  evidence: [tpm]\n  identity: ak\n{more}",
             lab.url(),
             lab.dir()
         );

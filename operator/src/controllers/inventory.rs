@@ -221,6 +221,7 @@ pub fn held() -> Machine {
         init_data: None,
         state: State::Held,
         secrets: BTreeMap::new(),
+        runtime: BTreeMap::new(),
     }
 }
 

@@ -146,6 +146,7 @@ pub(super) fn machine(
             init_data: spec.init_data.as_deref().map(InitDataDigest::of),
             state: spec.state.unwrap_or(State::Approved),
             secrets: BTreeMap::new(),
+            runtime: BTreeMap::new(),
         },
         volumes,
         key: key.map(|(name, _)| name.clone()),

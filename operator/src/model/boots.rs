@@ -3,8 +3,8 @@
 //! What machines may have booted: tuples of PCR values, launch measurements, firmware levels. Becomes the
 //! reference values that the attestation policy compares claims with.
 
-use super::Error;
 use super::identity::hex;
+use super::{Error, seals};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,28 @@ impl Boots {
             ("tdx_tcb_status", list(&self.tdx_tcb_status)),
             ("az_snp_measurements", az_snp),
             ("az_tdx_mr_tds", list(&self.az_tdx_mr_tds)),
+            ("seals", self.seals()),
         ]
+    }
+
+    /// What the seal's register shows inside the initramfs, and what afterwards: each boot that is approved has several
+    /// ends.
+    fn seals(&self) -> Vec<Value> {
+        let mut seals = BTreeSet::new();
+        for BootTuple(members) in &self.tuples {
+            let inside = members.get(&PCR_SEAL).cloned();
+            let inside = inside.unwrap_or_else(|| hex(&[0; 32]));
+            let after = seals::of_pcr11(&inside).into_iter();
+            seals.extend(after.map(|after| (inside.clone(), after)));
+        }
+        for TdxLaunch(members) in &self.tdx_launches {
+            let inside = members.get(RTMR_SEAL).cloned();
+            let inside = inside.unwrap_or_else(|| hex(&[0; 48]));
+            let after = seals::of_rtmr3(&inside);
+            seals.insert((inside, after));
+        }
+        let pair = |(before, after)| json!({ "before": before, "after": after });
+        seals.into_iter().map(pair).collect()
     }
 }
 
@@ -287,6 +308,7 @@ fn digest<const N: usize>(what: &'static str, text: &str) -> Result<(), Error> {
 
 const PCR_BOOT_CODE: Pcr = Pcr(4);
 const PCR_SEAL: Pcr = Pcr(11);
+const RTMR_SEAL: &str = "rtmr_3";
 const TDX_MEMBERS: [&str; 5] = ["mr_td", "rtmr_0", "rtmr_1", "rtmr_2", "rtmr_3"];
 const TDX_REQUIRED: [&str; 3] = ["mr_td", "rtmr_1", "rtmr_2"];
 
@@ -339,6 +361,57 @@ mod tests {
         assert!(!hold(&Boots::default(), &pcrs) && !hold(&grub, &pcrs[..8]));
         pcrs[11] = [11; 32];
         assert!(!hold(&grub, &pcrs) && hold(&image, &pcrs));
+    }
+
+    #[test]
+    fn each_value_of_the_seals_register_has_its_ends() {
+        let (digest, register) = (|n: u8| super::hex(&[n; 32]), |n: u8| super::hex(&[n; 48]));
+        let tuple = |pcr04: u8, pcr11: Option<u8>| {
+            let mut tuple = json!({"pcr04": digest(pcr04)});
+            if let Some(pcr11) = pcr11 {
+                tuple["pcr11"] = json!(digest(pcr11));
+            }
+            tuple
+        };
+        let launch = |mut more: Value| {
+            more["mr_td"] = json!(register(1));
+            more["rtmr_1"] = json!(register(1));
+            more["rtmr_2"] = json!(register(1));
+            more
+        };
+        let seals = |tuples: Value, launches: Value| {
+            let boots = Boots {
+                tuples: from_value(tuples).unwrap(),
+                tdx_launches: from_value(launches).unwrap(),
+                ..Boots::default()
+            };
+            let inside = boots.seals().into_iter().map(|seal| {
+                let text = |name: &str| seal[name].as_str().unwrap().to_owned();
+                (text("before"), text("after"))
+            });
+            inside.collect::<Vec<_>>()
+        };
+        assert!(seals(json!([]), json!([])).is_empty());
+        // Two images of GRUB share the one value; to say that it is untouched changes nothing.
+        let grub = seals(
+            json!([tuple(1, None), tuple(2, None), tuple(3, Some(0))]),
+            json!([]),
+        );
+        assert_eq!((grub.len(), &grub[0].0), (1, &digest(0)));
+        let images = seals(json!([tuple(1, Some(1)), tuple(1, Some(2))]), json!([]));
+        let of = |n: u8| {
+            images
+                .iter()
+                .filter(|(inside, _)| *inside == digest(n))
+                .count()
+        };
+        assert_eq!((images.len(), of(1), of(2)), (12, 6, 6));
+        let launches = json!([launch(json!({})), launch(json!({"rtmr_3": register(9)}))]);
+        let tds = seals(json!([]), launches);
+        assert_eq!(
+            (tds.len(), &tds[0].0, &tds[1].0),
+            (2, &register(0), &register(9))
+        );
     }
 
     #[test]

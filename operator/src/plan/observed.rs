@@ -3,7 +3,7 @@
 //! Our record of what a KBS holds, in digests. It outlives the process; the planner compares with it.
 
 use super::{Entries, Shape, Write, entries::EntryId};
-use crate::model::{AK_SHARD, NodeName, REPOSITORY, SecretId};
+use crate::model::{AK_SHARD, NodeName, REPOSITORY, RUNTIME, SecretId};
 use crate::policy;
 use kbs_protocol::resource::ResourcePath;
 use serde::{Deserialize, Serialize};
@@ -287,9 +287,12 @@ impl Observed {
 
     /// The paths of one node.
     pub(super) fn paths_of(&self, node: &NodeName) -> Vec<ResourcePath> {
-        let prefix = format!("{REPOSITORY}/{node}/");
-        let paths = self.under(&prefix).map(|(path, _)| path.parse());
-        paths.filter_map(Result::ok).collect()
+        let of = |repository: &str| {
+            let prefix = format!("{repository}/{node}/");
+            let paths = self.under(&prefix).map(|(path, _)| path.parse());
+            paths.filter_map(Result::ok).collect::<Vec<_>>()
+        };
+        [of(REPOSITORY), of(RUNTIME)].concat()
     }
 
     /// The reference values that are no maps of machines: few, however many machines there are.

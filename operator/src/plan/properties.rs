@@ -55,7 +55,7 @@ impl Kbs {
     }
 }
 
-/// Who can ask: keys 0 to 2 after boots 0 to 2, with or without a report beside the quote.
+/// Who can ask: keys 0 to 2 after boots 0 to 2, with or without a report beside the quote, before and after the seal.
 pub(super) struct Askers {
     evidence: Vec<Vec<Value>>,
     compiled: RefCell<BTreeMap<String, ResourcePolicy>>,
@@ -78,6 +78,10 @@ impl Askers {
             });
             evidence.push(vec![quote.clone()]);
             evidence.push(vec![report.clone(), quote.clone()]);
+            let mut sealed = quote.clone();
+            sealed["tpm"]["pcr11"] = json!(SEALED);
+            evidence.push(vec![sealed.clone()]);
+            evidence.push(vec![report.clone(), sealed]);
             // With init-data that was issued to the machine.
             let digest = init_data(key);
             let [pcr, ..] = digest.registers();
@@ -140,6 +144,9 @@ impl Askers {
     }
 }
 
+/// PCR 11 after the seal, where it was untouched before.
+const SEALED: &str = "e7e7e69e789eca2dd33f829c335bb6e92d6ee30af616db4b3cefab6fc4d80942";
+
 // ---- Random clusters. Machines have assigned names, so that keys can move from one to another.
 
 fn name(n: u32) -> NodeName {
@@ -160,13 +167,21 @@ fn machines() -> impl Strategy<Value = Machine> {
         prop_oneof![Just("root"), Just("root.previous")].prop_map(|tag| tag.parse().unwrap());
     let secrets = (0..4u8).prop_map(|n| SecretId(format!("s{n}")));
     let key = prop_oneof![6 => Just(None), 1 => (0..3u32).prop_map(Some)];
-    (key, state, btree_map(tags, secrets, 1..3)).prop_map(|(key, state, secrets)| Machine {
-        // None: its own, see below.
-        ak: key.map(ak),
-        init_data: None,
-        state,
-        secrets,
-    })
+    let runtime = btree_map(
+        Just("token".parse().unwrap()),
+        (0..2u8).prop_map(|n| SecretId(format!("r{n}"))),
+        0..2,
+    );
+    (key, state, btree_map(tags, secrets, 1..3), runtime).prop_map(
+        |(key, state, secrets, runtime)| Machine {
+            // None: its own, see below.
+            ak: key.map(ak),
+            init_data: None,
+            state,
+            secrets,
+            runtime,
+        },
+    )
 }
 
 pub(super) fn clusters() -> impl Strategy<Value = Desired> {
@@ -206,9 +221,9 @@ pub(super) fn clusters() -> impl Strategy<Value = Desired> {
                     machine.ak.get_or_insert_with(|| ak(n));
                     machine.init_data = Some(init_data(n));
                     // A secret belongs to one machine.
-                    machine
-                        .secrets
-                        .values_mut()
+                    let secrets = machine.secrets.values_mut();
+                    secrets
+                        .chain(machine.runtime.values_mut())
                         .for_each(|id| id.0 += &format!("-of-{n}"));
                     (name(n), machine)
                 })

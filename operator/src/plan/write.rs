@@ -3,7 +3,7 @@
 //! One change of a KBS, as its admin API knows it.
 
 use super::Entries;
-use crate::model::SecretId;
+use crate::model::{RUNTIME, SecretId};
 use kbs_protocol::resource::ResourcePath;
 use std::fmt;
 
@@ -49,6 +49,9 @@ impl fmt::Display for Write {
         match self {
             Self::Resource { path, .. } if path.as_str().ends_with(".vk") => {
                 write!(f, "record the volume key at {path}")
+            }
+            Self::Resource { path, .. } if path.segments().next() == Some(RUNTIME) => {
+                write!(f, "store {path}")
             }
             Self::Resource { path, secret } => write!(f, "store secret {:?} at {path}", secret.0),
             Self::DeleteResource { path } => write!(f, "delete {path}"),

@@ -6,6 +6,8 @@
 #   hardware           2 genuine and current  97 not shown
 #   executables        3 an approved boot    33 not recognised
 #   configuration      2 as approved, and still before the seal    36 not shown
+# A node that has sealed its boot has configuration 36 and `sheepfold.phase` "sealed", which is as good as 2 but for
+# the seal.
 # SEV-SNP alone has no register that the seal could move: what it started can ask again. Put a TPM beside it.
 #
 # A reference value that is missing or has another type than described here matches nothing.
@@ -21,7 +23,7 @@ trust_claims := {
 }
 
 # What the resource policy needs to know goes into the token.
-extensions := array.concat(array.concat(about_evidence, about_node), about_reasons)
+extensions := array.concat(array.concat(about_evidence, about_node), array.concat(about_phase, about_reasons))
 
 default about_evidence := []
 
@@ -37,6 +39,10 @@ about_evidence := [
 default about_node := []
 
 about_node := [{"name": "sheepfold.node", "key": -70001, "value": node}] if node
+
+default about_phase := []
+
+about_phase := [{"name": "sheepfold.phase", "key": -70006, "value": phase}] if phase
 
 # ---- What kind of evidence this is: exactly one, and none but these.
 
@@ -184,40 +190,62 @@ executables := 3 if {
 	booted(tuple)
 }
 
-# ---- Configuration.
+# ---- Configuration: nobody looks in from outside, and the node has not left its initramfs.
 
 default configuration := 36
 
-configuration := 2 if {
-	tee == "tpm"
-	before_the_seal
-}
+configuration := 2 if phase == "initramfs"
 
 configuration := 2 if {
+	tee == "snp"
+	closed
+}
+
+closed if tee == "tpm"
+
+closed if {
 	tee == "snp"
 	input.snp.policy_debug_allowed == false
 	input.snp.policy_migrate_ma == false
 }
 
-configuration := 2 if {
-	tee == "tdx"
-	input.tdx.td_attributes.debug == false
-	some launch in list("tdx_launches")
-	launched(launch)
-	input.tdx.quote.body.rtmr_3 == object.get(launch, "rtmr_3", untouched_rtmr)
+closed if {
+	tee in {"tdx", "az-tdx-vtpm"}
+	claims.td_attributes.debug == false
 }
 
-configuration := 2 if {
+closed if {
 	tee == "az-snp-vtpm"
 	claims.policy_debug_allowed == "false"
 	claims.policy_migrate_ma == "false"
-	before_the_seal
 }
 
-configuration := 2 if {
-	tee == "az-tdx-vtpm"
-	claims.td_attributes.debug == false
-	before_the_seal
+# ---- Phase. A register moves when the node leaves its initramfs. What it shows afterwards cannot be computed
+# here: `seals` = [{"before": hex, "after": hex}].
+
+phase := "initramfs" if {
+	closed
+	some boot in boots
+	boot.now == boot.inside
+} else := "sealed" if {
+	closed
+	some boot in boots
+	some seal in list("seals")
+	seal.before == boot.inside
+	seal.after == boot.now
+}
+
+# PCR 11 it is. Where the boot loader measures nothing there (GRUB), it is untouched until then; a unified kernel
+# image names the value it has inside the initramfs.
+boots contains {"inside": object.get(tuple, "pcr11", untouched_pcr), "now": pcrs.pcr11} if {
+	some tuple in list("boot_tuples")
+	booted(tuple)
+}
+
+# RTMR 3 plays the part of PCR 11.
+boots contains {"inside": object.get(launch, "rtmr_3", untouched_rtmr), "now": input.tdx.quote.body.rtmr_3} if {
+	some launch in list("tdx_launches")
+	launched(launch)
 }
 
 # ---- Boots: whole tuples, never a mixture of two. `boot_tuples` = [{"pcr04": hex, "pcr07": hex, ...}].
@@ -232,14 +260,6 @@ booted(tuple) if {
 	}
 }
 
-# PCR 11 moves when the node leaves its initramfs. Where the boot loader measures nothing there (GRUB), it
-# must be untouched; a unified kernel image names the value it has inside the initramfs.
-before_the_seal if {
-	some tuple in list("boot_tuples")
-	booted(tuple)
-	pcrs.pcr11 == object.get(tuple, "pcr11", untouched_pcr)
-}
-
 pcrs := input.tpm if tee == "tpm"
 
 pcrs := claims.tpm if startswith(tee, "az-")
@@ -252,7 +272,7 @@ required_pcrs := names if {
 	names := {name | some name in options.pcrs}
 }
 
-# `tdx_launches` = [{"mr_td": hex, "rtmr_1": hex, "rtmr_2": hex, ...}]; RTMR 3 plays the part of PCR 11.
+# `tdx_launches` = [{"mr_td": hex, "rtmr_1": hex, "rtmr_2": hex, ...}].
 launched(launch) if {
 	is_object(launch)
 	count({"mr_td", "rtmr_1", "rtmr_2"} - object.keys(launch)) == 0
@@ -286,6 +306,8 @@ reasons contains concat(" ", [name, "is set"]) if {
 }
 
 reasons contains "the debug attribute is set" if claims.td_attributes.debug == true
+
+reasons contains "this boot is sealed, the disk's secret comes again with the next one" if phase == "sealed"
 
 # ---- Helpers.
 

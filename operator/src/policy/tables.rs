@@ -8,6 +8,8 @@ use crate::testing::{ak, boot_tuple, tpm_evidence};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+mod phases;
+
 /// One question to a policy, and the answer it must give.
 pub(super) struct Row<Q> {
     pub(super) why: String,
@@ -130,6 +132,10 @@ pub(super) fn attestation() -> Vec<Row<Evidence>> {
     for first in [tpm, snp, tdx, az_snp, az_tdx] {
         of(first, TWO_KINDS);
     }
+    of(tpm, phases::TPM);
+    of(tdx, phases::TDX);
+    of(az_snp, phases::AZ_SNP);
+    of(az_tdx, phases::AZ_TDX);
     let said = rows.len();
     let mut of = |base: fn() -> Evidence, cases: &[(&str, Change, &str)]| {
         rows.extend(cases.iter().map(|case| {
@@ -146,6 +152,7 @@ pub(super) fn attestation() -> Vec<Row<Evidence>> {
     of(az_snp, AZ_SNP_REASONS);
     of(tdx, TDX_REASONS);
     of(tpm, &[("a TPM", |_, _| {}, "-")]);
+    of(tpm, phases::REASONS);
     assert!(rows.len() > said);
     rows
 }
@@ -232,6 +239,7 @@ fn values(identity: &str) -> BTreeMap<String, Value> {
         ("az_snp_measurements", json!(["q83v".repeat(16)])),
         ("az_tdx_mr_tds", json!([register("a")])),
         ("node_init_12", json!({"12".repeat(32): "n1"})),
+        ("seals", phases::seals()),
         (&ak(1).shard(), json!({ak(1).to_string(): "n1"})),
     ]
     .map(|(name, value)| (name.to_owned(), value))
@@ -348,8 +356,8 @@ const TDX_REASONS: &[(&str, Change, &str)] = &[
 
 // ---- Claims: instance-identity, hardware, executables, configuration. Then the extensions.
 
-const GOOD: &str = "2 2 3 2 evidence=tpm snp+tpm identity=ak node=n1 tee=tpm";
-const STRANGER: &str = "97 97 3 2 evidence=tpm snp+tpm identity=ak tee=tpm";
+const GOOD: &str = "2 2 3 2 evidence=tpm snp+tpm identity=ak node=n1 phase=initramfs tee=tpm";
+const STRANGER: &str = "97 97 3 2 evidence=tpm snp+tpm identity=ak phase=initramfs tee=tpm";
 const OTHER_BOOT: &str = "2 2 33 36 evidence=tpm snp+tpm identity=ak node=n1 tee=tpm";
 const SEALED: &str = "2 2 3 36 evidence=tpm snp+tpm identity=ak node=n1 tee=tpm";
 
@@ -475,7 +483,7 @@ const TPM_IDENTITY: &[(&str, Change, &str)] = &[
         |_, v| {
             v.get_mut("sheepfold_options").unwrap()["identity"] = json!("init-data");
         },
-        "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=tpm",
+        "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=tpm",
     ),
     (
         "with init-data that was issued to it",
@@ -484,7 +492,7 @@ const TPM_IDENTITY: &[(&str, Change, &str)] = &[
             i["init_data"] = json!("12".repeat(32));
             i["init_data_claims"] = json!({"uuid": "n1"});
         },
-        "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=tpm",
+        "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=tpm",
     ),
     (
         "with init-data that was issued to it, under no known identity",
@@ -493,7 +501,7 @@ const TPM_IDENTITY: &[(&str, Change, &str)] = &[
             i["init_data"] = json!("12".repeat(32));
             i["init_data_claims"] = json!({"uuid": "n1"});
         },
-        "97 2 3 2 evidence=tpm snp+tpm identity=any tee=tpm",
+        "97 2 3 2 evidence=tpm snp+tpm identity=any phase=initramfs tee=tpm",
     ),
     (
         "with init-data of another",
@@ -503,7 +511,7 @@ const TPM_IDENTITY: &[(&str, Change, &str)] = &[
             i["init_data"] = json!("34".repeat(32));
             i["init_data_claims"] = json!({"uuid": "n2"});
         },
-        "97 2 3 2 evidence=tpm snp+tpm identity=init-data tee=tpm",
+        "97 2 3 2 evidence=tpm snp+tpm identity=init-data phase=initramfs tee=tpm",
     ),
     (
         "with init-data that nobody issued",
@@ -512,7 +520,7 @@ const TPM_IDENTITY: &[(&str, Change, &str)] = &[
             i["init_data"] = json!("34".repeat(32));
             i["init_data_claims"] = json!({"uuid": "n1"});
         },
-        "97 2 3 2 evidence=tpm snp+tpm identity=init-data tee=tpm",
+        "97 2 3 2 evidence=tpm snp+tpm identity=init-data phase=initramfs tee=tpm",
     ),
 ];
 
@@ -718,38 +726,38 @@ const OPTIONS: &[(&str, Change, &str)] = &[
     (
         "no options",
         |_, v| drop(v.remove("sheepfold_options")),
-        "97 2 3 2",
+        "97 2 3 2 phase=initramfs",
     ),
     (
         "empty options",
         |_, v| drop(v.insert("sheepfold_options".into(), json!({}))),
-        "97 2 3 2",
+        "97 2 3 2 phase=initramfs",
     ),
     (
         "list for options",
         |_, v| drop(v.insert("sheepfold_options".into(), json!(["ak"]))),
-        "97 2 3 2",
+        "97 2 3 2 phase=initramfs",
     ),
     (
         "unknown identity",
         |_, v| {
             v.get_mut("sheepfold_options").unwrap()["identity"] = json!("any");
         },
-        "97 2 3 2 evidence=tpm snp+tpm identity=any tee=tpm",
+        "97 2 3 2 evidence=tpm snp+tpm identity=any phase=initramfs tee=tpm",
     ),
     (
         "identity is a list",
         |_, v| {
             v.get_mut("sheepfold_options").unwrap()["identity"] = json!(["ak"]);
         },
-        "97 2 3 2",
+        "97 2 3 2 phase=initramfs",
     ),
     (
         "evidence is a string",
         |_, v| {
             v.get_mut("sheepfold_options").unwrap()["evidence"] = json!("tpm");
         },
-        "2 2 3 2 node=n1",
+        "2 2 3 2 node=n1 phase=initramfs",
     ),
     (
         "evidence is a list of numbers",
@@ -1155,13 +1163,15 @@ const TDX: &[(&str, Change, &str)] = &[
     (
         "unknown node",
         |i, _| i["init_data_claims"]["uuid"] = json!("n2"),
-        "97 2 3 2 evidence=tpm snp+tpm identity=init-data tee=tdx",
+        "97 2 3 2 evidence=tpm snp+tpm identity=init-data phase=initramfs tee=tdx",
     ),
 ];
-const TDX_GOOD: &str = "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=tdx";
+const TDX_GOOD: &str =
+    "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=tdx";
 const TDX_OTHER_BOOT: &str = "2 2 33 36 evidence=tpm snp+tpm identity=init-data node=n1 tee=tdx";
 const TDX_OPEN: &str = "2 2 3 36 evidence=tpm snp+tpm identity=init-data node=n1 tee=tdx";
-const TDX_OLD: &str = "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=tdx";
+const TDX_OLD: &str =
+    "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=tdx";
 
 fn launch(values: &mut BTreeMap<String, Value>) -> &mut Value {
     &mut values.get_mut("tdx_launches").unwrap()[0]
@@ -1174,7 +1184,7 @@ const AZ_SNP: &[(&str, Change, &str)] = &[
         |_, v| {
             v.get_mut("sheepfold_options").unwrap()["identity"] = json!("ak");
         },
-        "0 2 3 2 evidence=tpm snp+tpm identity=ak tee=az-snp-vtpm",
+        "0 2 3 2 evidence=tpm snp+tpm identity=ak phase=initramfs tee=az-snp-vtpm",
     ),
     (
         "other firmware",
@@ -1268,7 +1278,7 @@ const AZ_SNP: &[(&str, Change, &str)] = &[
     (
         "init-data that nobody issued",
         |i, _| i["init_data"] = json!("34".repeat(32)),
-        "97 2 3 2 evidence=tpm snp+tpm identity=init-data tee=az-snp-vtpm",
+        "97 2 3 2 evidence=tpm snp+tpm identity=init-data phase=initramfs tee=az-snp-vtpm",
     ),
     (
         "claims of TDX count for nothing here",
@@ -1282,24 +1292,26 @@ const AZ_SNP: &[(&str, Change, &str)] = &[
         "2 97 33 36 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-snp-vtpm",
     ),
 ];
-const AZ_SNP_GOOD: &str = "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-snp-vtpm";
+const AZ_SNP_GOOD: &str =
+    "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-snp-vtpm";
 const AZ_SNP_OTHER_BOOT: &str =
-    "2 2 33 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-snp-vtpm";
+    "2 2 33 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-snp-vtpm";
 const AZ_SNP_OPEN: &str =
     "2 2 3 36 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-snp-vtpm";
-const AZ_SNP_OLD: &str = "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-snp-vtpm";
+const AZ_SNP_OLD: &str =
+    "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-snp-vtpm";
 
 const AZ_TDX: &[(&str, Change, &str)] = &[
     ("approved", |_, _| {}, AZ_TDX_GOOD),
     (
         "other firmware",
         |i, _| i["az-tdx-vtpm"]["quote"]["body"]["mr_td"] = json!("1".repeat(96)),
-        "2 2 33 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm",
+        "2 2 33 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-tdx-vtpm",
     ),
     (
         "no firmware",
         |_, v| drop(v.remove("az_tdx_mr_tds")),
-        "2 2 33 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm",
+        "2 2 33 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-tdx-vtpm",
     ),
     (
         "launches of plain TDX count for nothing here",
@@ -1324,7 +1336,7 @@ const AZ_TDX: &[(&str, Change, &str)] = &[
     (
         "platform out of date",
         |i, _| i["az-tdx-vtpm"]["tcb_status"] = json!("OutOfDate"),
-        "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm",
+        "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-tdx-vtpm",
     ),
     (
         "SNP levels count for nothing here",
@@ -1336,7 +1348,7 @@ const AZ_TDX: &[(&str, Change, &str)] = &[
             v.insert("az_snp_measurements".into(), json!(["x"]));
             i["az-tdx-vtpm"]["measurement"] = json!("x");
         },
-        "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm",
+        "2 97 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-tdx-vtpm",
     ),
     (
         "claims of SNP count for nothing here",
@@ -1350,7 +1362,8 @@ const AZ_TDX: &[(&str, Change, &str)] = &[
         "2 97 33 36 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm",
     ),
 ];
-const AZ_TDX_GOOD: &str = "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm";
+const AZ_TDX_GOOD: &str =
+    "2 2 3 2 evidence=tpm snp+tpm identity=init-data node=n1 phase=initramfs tee=az-tdx-vtpm";
 const AZ_TDX_OPEN: &str =
     "2 2 3 36 evidence=tpm snp+tpm identity=init-data node=n1 tee=az-tdx-vtpm";
 
@@ -1382,6 +1395,35 @@ pub(super) fn resource() -> Vec<Row<Request>> {
         || token("snp snp+tpm", "init-data", &[("snp", Some("n1"))]),
         RESOURCE_INIT_DATA,
     );
+    let mut of = |base: fn() -> Value, cases: &[Case]| {
+        for (why, change, answer) in cases {
+            let mut question = Request {
+                token: base(),
+                plugin: "resource",
+                path: vec!["runtime", "n1", "kubelet"],
+            };
+            change(&mut question);
+            rows.push(Row {
+                why: format!("runtime: {why}"),
+                question,
+                answer: (*answer).to_owned(),
+            });
+        }
+    };
+    of(
+        || phases::sealed(token("tpm", "ak", &[("tpm", Some("n1"))])),
+        phases::RUNTIME,
+    );
+    of(
+        || {
+            phases::sealed(token(
+                "tdx+tpm",
+                "ak",
+                &[("tdx", None), ("tpm", Some("n1"))],
+            ))
+        },
+        phases::RUNTIME_COMPOSITE,
+    );
     rows
 }
 
@@ -1409,8 +1451,18 @@ fn cpu(request: &mut Request, n: usize) -> &mut Value {
 const RESOURCE_TPM: &[Case] = &[
     ("own secret", |_| {}, "allow"),
     ("another volume of its own", |r| r.path[2] = "home", "allow"),
+    (
+        "own, for the running system",
+        |r| r.path[0] = "runtime",
+        "allow",
+    ),
+    (
+        "for the running system of another",
+        |r| r.path = vec!["runtime", "n2", "root"],
+        "deny",
+    ),
     ("secret of another", |r| r.path[1] = "n2", "deny"),
-    ("another repository", |r| r.path[0] = "runtime", "deny"),
+    ("another repository", |r| r.path[0] = "secrets", "deny"),
     (
         "node in another place",
         |r| r.path = vec!["n1", "default", "root"],

@@ -4,8 +4,10 @@
 //! and what goes. Secrets are ids only.
 
 use super::Directory;
+use crate::model::RUNTIME;
 use crate::plan::{Difference, Observed, Plan, Write};
 use crate::policy;
+use kbs_protocol::resource::ResourcePath;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -28,10 +30,10 @@ pub fn text(plan: &Plan, observed: &Observed, directory: &Directory) -> String {
                     None => '+',
                     Some(_) => '~',
                 };
-                line(format!("{mark} secret    {path}{}", owner(path, directory)));
+                line(resource(mark, path, directory));
             }
             Write::DeleteResource { path } => {
-                line(format!("- secret    {path}{}", owner(path, directory)));
+                line(resource('-', path, directory));
             }
             Write::ReferenceValue { .. } => {}
         }
@@ -92,7 +94,15 @@ fn values(plan: &Plan, observed: &Observed) -> BTreeMap<String, Difference> {
     last.collect()
 }
 
-fn owner(path: &kbs_protocol::resource::ResourcePath, directory: &Directory) -> String {
+fn resource(mark: char, path: &ResourcePath, directory: &Directory) -> String {
+    let kind = match path.segments().next() {
+        Some(RUNTIME) => "runtime",
+        _ => "secret ",
+    };
+    format!("{mark} {kind}   {path}{}", owner(path, directory))
+}
+
+fn owner(path: &ResourcePath, directory: &Directory) -> String {
     let node = path.segments().nth(1).and_then(|name| name.parse().ok());
     match node.as_ref().and_then(|node| directory.name(node)) {
         Some(name) => format!("  ({name})"),

@@ -12,11 +12,13 @@ use super::images::{self, Images};
 use super::objects::{
     API_VERSION, ApprovedImage, Cluster, Head, Kbs, Machine, Object, Passphrase, Recovery, Release,
 };
+use super::runtime::{self, Resources};
 use super::{Error, Place};
 use crate::kbs_admin::Access;
 use crate::model::{Desired, NodeName, Options, Pcr, State, Tag};
 use kbs_protocol::Secret;
 use kbs_protocol::volume_record::SignedRecord;
+pub(super) use machine::beside;
 pub(crate) use machine::node;
 use machine::{ignition, machine};
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +59,8 @@ pub struct Entry {
     pub ignition: Option<Arc<Config>>,
     /// What the machine has said of their keys, not yet believed.
     pub records: Vec<SignedRecord>,
+    /// What its running system may read.
+    pub runtime: Resources,
 }
 
 impl Directory {
@@ -230,6 +234,7 @@ impl Found {
         desired.boots = boots;
         let everybodys = spec.ignition.map(|wanted| ignition(&wanted, &place));
         let everybodys = everybodys.transpose()?;
+        let shared = runtime::read(&spec.runtime, &place)?;
         let mut machines: BTreeMap<NodeName, Entry> = BTreeMap::new();
         for (name, (spec, place)) in self.machines {
             let own = spec
@@ -238,6 +243,8 @@ impl Found {
                 .map(|wanted| ignition(wanted, &place));
             let ignition = own.transpose()?.or_else(|| everybodys.clone());
             let records = volumes::records(&spec, &place)?;
+            let mut runtime = shared.clone();
+            runtime.extend(runtime::read(&spec.runtime, &place)?);
             let (node, machine, mut volumes) =
                 machine(&name, spec, &place, desired.options.identity)?;
             if escrowed {
@@ -259,6 +266,7 @@ impl Found {
                 volumes,
                 ignition,
                 records,
+                runtime,
             };
             machines.insert(node, entry);
         }

@@ -66,6 +66,9 @@ pub struct Cluster {
     pub registries: Registries,
     /// The Ignition config of every machine that has none of its own.
     pub ignition: Option<Ignition>,
+    /// What the running system of every machine may read, unless it has its own under the same name.
+    #[serde(default)]
+    pub runtime: Vec<Runtime>,
 }
 
 /// How to reach the KBS as its administrator. Relative paths begin at the file that names them.
@@ -221,6 +224,19 @@ pub struct Machine {
     /// from the registrar.
     #[serde(default)]
     pub volume_records: Vec<PathBuf>,
+    /// What its running system may read.
+    #[serde(default)]
+    pub runtime: Vec<Runtime>,
+}
+
+/// A resource for the running system, at `runtime/<node>/<name>`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Runtime {
+    /// The last segment of its path.
+    pub name: Tag,
+    /// Its content, whatever that is.
+    pub file: PathBuf,
 }
 
 /// The config that Ignition takes out of an attestation, at `default/<node>/ignition`: `config` or `configFile`.

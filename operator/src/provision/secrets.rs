@@ -5,7 +5,7 @@
 //! A secret is made here, written to the KBS and forgotten: it is never on the operator's disk. What stays
 //! is its id, and the record says which id lies at which path. An interrupted write loses its secret; then
 //! another one is made, and what a node may have read in the meantime is kept in its second place. An Ignition
-//! config lies beside them; it is not made here, so it has no second place.
+//! config lies beside them, and what the running system may read; they are not made here, so they have no second place.
 
 use super::{Directory, Error};
 use crate::model::{Desired, InitDataDigest, Machine, NodeName, SecretId, State, Tag};
@@ -156,6 +156,10 @@ pub fn desired(
         if let Some(config) = &entry.ignition {
             let id = source.keep(config.id().clone(), config.text());
             machine.secrets.insert(Tag::ignition(), id);
+        }
+        for (name, resource) in &entry.runtime {
+            let id = source.keep(resource.id().clone(), resource.content());
+            machine.runtime.insert(name.clone(), id);
         }
     }
     Ok(desired)

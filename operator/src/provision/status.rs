@@ -8,6 +8,7 @@ use crate::model::{Desired, NodeName, SecretId, Tag};
 use crate::plan::{Observed, Plan, reference_values};
 use crate::provision::record::State;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -41,6 +42,8 @@ pub struct MachineStatus {
     pub volumes: Vec<VolumeStatus>,
     /// `stored`, `missing` or `unknown`: the Ignition config that it is to have; `old`: another one is stored.
     pub ignition: Option<&'static str>,
+    /// What its running system may read, by name: `stored`, `missing`, `unknown` or `old`.
+    pub runtime: BTreeMap<String, &'static str>,
     /// When a secret of it was last written or deleted, seconds since 1970.
     pub changed: Option<u64>,
 }
@@ -82,10 +85,19 @@ impl Status {
                         })
                     })
                     .collect(),
-                ignition: entry
-                    .ignition
-                    .as_ref()
-                    .and_then(|config| config_state(node, config.id(), &state.observed)),
+                ignition: entry.ignition.as_ref().and_then(|config| {
+                    let path = Tag::ignition().path(node).ok()?;
+                    Some(content(path.as_str(), config.id(), &state.observed))
+                }),
+                runtime: entry
+                    .runtime
+                    .iter()
+                    .filter_map(|(name, resource)| {
+                        let path = name.runtime_path(node).ok()?;
+                        let state = content(path.as_str(), resource.id(), &state.observed);
+                        Some((name.to_string(), state))
+                    })
+                    .collect(),
                 changed: state.changed.get(node).copied(),
             })
             .collect();
@@ -126,6 +138,8 @@ impl Status {
         }
         for machine in &self.machines {
             let config = machine.ignition.map(|state| format!("ignition {state}"));
+            let runtime = machine.runtime.iter();
+            let runtime = runtime.map(|(name, state)| format!("runtime/{name} {state}"));
             let volumes: Vec<String> = machine
                 .volumes
                 .iter()
@@ -137,6 +151,7 @@ impl Status {
                     format!("{} {}{key}", volume.name, volume.secret)
                 })
                 .chain(config)
+                .chain(runtime)
                 .collect();
             let by = if machine.by_command {
                 " (by command)"
@@ -188,14 +203,14 @@ pub fn differing(
     Ok(differing)
 }
 
-fn config_state(node: &NodeName, wanted: &SecretId, observed: &Observed) -> Option<&'static str> {
-    let path = Tag::ignition().path(node).ok()?;
-    Some(match observed.secret(path.as_str()) {
+/// Of what is not made here.
+fn content(path: &str, wanted: &SecretId, observed: &Observed) -> &'static str {
+    match observed.secret(path) {
         None => "missing",
         Some(None) => "unknown",
         Some(Some(stored)) if stored == wanted => "stored",
         Some(Some(_)) => "old",
-    })
+    }
 }
 
 fn secret(path: &str, observed: &Observed) -> &'static str {

@@ -44,6 +44,7 @@ pub(super) fn machine(
         init_data: init_data.map(|text| InitDataDigest::of(&text)),
         state: spec.state,
         secrets: BTreeMap::new(),
+        runtime: BTreeMap::new(),
     };
     Ok((node, machine, spec.volumes))
 }
@@ -103,7 +104,7 @@ pub(super) fn ignition(wanted: &Ignition, place: &Place) -> Result<Arc<Config>, 
     Ok(Arc::new(config))
 }
 
-pub(super) fn beside(place: &Place, file: &Path) -> PathBuf {
+pub(in crate::provision) fn beside(place: &Place, file: &Path) -> PathBuf {
     place.file.parent().unwrap_or(Path::new(".")).join(file)
 }
 
