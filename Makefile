@@ -127,7 +127,7 @@ install-files:
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 agent/man/clevis-encrypt-trustee.1
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man5 agent/man/agent.toml.5
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man8 agent/man/trustee-agent.8
-	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/trustee-*.service
+	install -D -m 0644 -t $(DESTDIR)$(UNITDIR) systemd/trustee-*.service systemd/trustee-*.socket
 	install -d $(DESTDIR)$(GENERATORDIR)
 	ln -sf ../../../bin/trustee-agent $(DESTDIR)$(GENERATORDIR)/trustee-generator
 	install -D -m 0755 -t $(DESTDIR)$(DRACUTDIR)/65trustee dracut/65trustee/module-setup.sh

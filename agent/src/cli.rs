@@ -40,6 +40,8 @@ pub enum Command {
     Status,
     /// Open volumes.
     Unlock(Unlock),
+    /// Give systemd-cryptsetup the passphrase of one volume.
+    Answer(Unlock),
     /// Bind volumes to the present secret.
     Rebind(Unlock),
     /// Ask for the secret, throw it away, and say why it came or did not.
@@ -212,6 +214,10 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         },
         ["verify-binding"] => Command::VerifyBinding,
         ["unlock"] => Command::Unlock(checked(std::mem::take(&mut unlock))?),
+        ["answer"] if unlock.names.len() == 1 && !unlock.test && !unlock.record => {
+            Command::Answer(checked(std::mem::take(&mut unlock))?)
+        }
+        ["answer"] => return Err("`answer` needs one --name NAME".into()),
         ["rebind"] if !unlock.test && !unlock.record => {
             Command::Rebind(checked(std::mem::take(&mut unlock))?)
         }
@@ -228,7 +234,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         return Err("--or-poweroff goes with `seal` only".into());
     }
     if unlock != Unlock::default() {
-        return Err("--name and --device go with `unlock` and `rebind`, --record and --test with `unlock` only".into());
+        return Err("--name and --device go with `unlock`, `answer` and `rebind`, --record and --test with `unlock` only".into());
     }
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
@@ -340,7 +346,8 @@ Commands:
   attest               prove what booted, show the verdict, fetch nothing
   fetch [--volume NAME | --path PATH]
                        write the secret of a volume (default: root) to standard output, from where
-                       kbs.path of agent.toml says; or the resource at PATH
+                       kbs.path of agent.toml says; or the resource at PATH, which the booted system
+                       can still read if it is runtime/{node}/NAME
   fetch-config [--root DIR]
                        fetch this node's Ignition config from where ignition.path of agent.toml says, check
                        it, and put it where Ignition looks, below DIR (default: /)
@@ -354,6 +361,8 @@ Commands:
          [--device DEV]  (default: rd.luks.name= of the kernel command line, then /etc/crypttab)
          [--test]        stop before the volume becomes active
          [--record]      record the ids of the volume keys, as on first boot
+  answer --name NAME   give systemd-cryptsetup, which asks at the socket on standard input, the passphrase
+         [--device DEV]  of a volume whose header was judged; for unlock.mode = \"socket\"
   verify-binding       first boot: every open volume can be unlocked again, before anything is written to it;
                        records the ids of the volume keys
   rebind --name NAME…  after a rotation: bind volumes to the present secret, before the seal
@@ -467,6 +476,10 @@ mod tests {
             (&["t", "fetch", "--path"], "--path"),
             (&["t", "explain", "--token", "file"], "standard input"),
             (&["t", "unlock"], "--name"),
+            (&["t", "answer"], "one --name"),
+            (&["t", "answer", "--name", "a", "--name", "b"], "one --name"),
+            (&["t", "answer", "--name", "a", "--test"], "one --name"),
+            (&["t", "answer", "--name", "../a"], "1 to 64 letters"),
             (&["t", "attest", "--name", "x"], "`unlock` only"),
             (&["t", "unlock", "--name", "../x"], "1 to 64 letters"),
             (

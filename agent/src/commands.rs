@@ -2,6 +2,7 @@
 
 //! One function a subcommand, and the one place that chooses between them.
 
+mod answer;
 mod attest;
 mod doctor;
 mod enroll;
@@ -51,7 +52,11 @@ fn dispatch(
     // What a unit of the initramfs has to say, a person reads on the console.
     let on_console = matches!(
         command,
-        Command::Unlock(_) | Command::VerifyBinding | Command::Guard | Command::FetchConfig { .. }
+        Command::Unlock(_)
+            | Command::Answer(_)
+            | Command::VerifyBinding
+            | Command::Guard
+            | Command::FetchConfig { .. }
     );
     let outcome = match command {
         Command::Attest => attest::run(&config, json),
@@ -59,6 +64,7 @@ fn dispatch(
         Command::FetchConfig { root } => fetch_config::run(&config, &root, json),
         Command::Enroll => enroll::run(&config, json),
         Command::Unlock(options) => unlock::run(&config, &options, json),
+        Command::Answer(options) => answer::run(&config, &options, json),
         Command::Rebind(options) => rebind::run(&config, &options, json),
         Command::VerifyBinding => verify_binding::run(&config, json),
         Command::Status => status::run(&config, json),

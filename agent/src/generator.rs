@@ -28,10 +28,14 @@ pub fn plan(line: &CommandLine, config: &Config) -> Plan {
         refusals: check(line, &config.boot.allow_arguments),
         ..Plan::default()
     };
-    if config.unlock.mode == UnlockMode::Native {
+    let mode = config.unlock.mode;
+    if mode != UnlockMode::Clevis {
         for volume in line.values("rd.luks.name") {
             if let Some((uuid, name)) = volume.split_once('=') {
-                plan.native(uuid, name, config.boot.confidential);
+                match mode {
+                    UnlockMode::Socket => plan.socket(name),
+                    _ => plan.native(uuid, name, config.boot.confidential),
+                }
             }
         }
         if line.has("ignition.firstboot") {
@@ -56,6 +60,15 @@ impl Plan {
         self.drop_in(
             &format!("systemd-cryptsetup@{}.service", escape(name)),
             format!("[Unit]\n{pull}={unit}\nAfter={unit}\n"),
+        );
+    }
+
+    /// systemd-cryptsetup finds the agent where it looks for a key file, and waits for it.
+    fn socket(&mut self, name: &str) {
+        let unit = format!("trustee-key@{}.socket", escape(name));
+        self.drop_in(
+            &format!("systemd-cryptsetup@{}.service", escape(name)),
+            format!("[Unit]\nRequires={unit}\nAfter={unit}\n"),
         );
     }
 
@@ -166,6 +179,45 @@ mod tests {
         assert!(verified("ignition.firstboot ignition.platform.id=metal"));
         assert!(verified("ignition.firstboot=1"));
         assert!(!verified(LINE));
+    }
+
+    #[test]
+    fn systemd_asks_at_a_socket_where_it_opens_volumes_itself() {
+        const SOCKET: &str = "[unlock]\nmode = \"socket\"";
+        let found = files(LINE, SOCKET);
+        let cryptsetup =
+            |name: &str| format!("systemd-cryptsetup@{name}.service.d/60-trustee-boot.conf");
+        for name in ["my\\x2droot", "data"] {
+            let (_, text) = found
+                .iter()
+                .find(|(path, _)| *path == cryptsetup(name))
+                .unwrap();
+            assert!(
+                text.contains(&format!("\nRequires=trustee-key@{name}.socket\n")),
+                "{text}"
+            );
+            assert!(
+                text.contains(&format!("\nAfter=trustee-key@{name}.socket\n")),
+                "{text}"
+            );
+        }
+        assert!(
+            !found
+                .iter()
+                .any(|(path, _)| path.starts_with("trustee-unlock@"))
+        );
+        // No prompt is meant to be there, so no shell is either; what Ignition has bound is verified as ever.
+        assert!(
+            found
+                .iter()
+                .any(|(path, _)| path.starts_with("emergency.service.d"))
+        );
+        let first = files("ignition.firstboot", SOCKET);
+        assert!(
+            first
+                .iter()
+                .any(|(path, _)| path.starts_with("ignition-complete.target.d"))
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod hold;
 pub mod ignition;
 pub mod initramfs;
 pub mod kbs;
+pub mod key_socket;
 pub mod measure;
 pub mod node;
 pub mod notify;

@@ -29,7 +29,7 @@ pub use vk_id::VkId;
 use crate::config::{Config, VkId as VkIdRule};
 use crate::error::Error;
 use crate::source::KbsSource;
-use clevis_pin::{Fault, Token};
+use clevis_pin::{Fault, Plaintext, Token};
 use luks_header::{ClevisToken, Extent};
 use std::path::Path;
 
@@ -136,6 +136,20 @@ impl Candidate {
         source: &mut KbsSource,
         rule: VkIdRule,
     ) -> Result<Opened, Error> {
+        let opened = self.open_for_another(luks, source, rule);
+        opened.map(|(opened, _)| opened)
+    }
+
+    /// As [`Candidate::open`]; with it the passphrase, for another program to open the volume.
+    ///
+    /// # Errors
+    /// As [`Candidate::open`].
+    pub fn open_for_another(
+        &self,
+        luks: &mut Luks<'_>,
+        source: &mut KbsSource,
+        rule: VkIdRule,
+    ) -> Result<(Opened, Plaintext), Error> {
         let mut first = None;
         for binding in &self.bindings {
             match self.open_with(binding, luks, source, rule) {
@@ -157,13 +171,12 @@ impl Candidate {
         luks: &mut Luks<'_>,
         source: &mut KbsSource,
         rule: VkIdRule,
-    ) -> Result<Opened, Error> {
+    ) -> Result<(Opened, Plaintext), Error> {
         let compact = binding.token.jwe.compact();
         let token = Token::parse(compact.as_bytes())?;
         self.check_name(&binding.path, source)?;
         let passphrase = token.open(source)?;
         let key = luks.volume_key(binding.token.keyslot, passphrase.expose())?;
-        drop(passphrase);
         let vk_id = VkId::of(key.expose(), &self.name, &self.header.volume.uuid);
         let expected = source.vk_id(&binding.path)?;
         match &expected {
@@ -177,12 +190,15 @@ impl Candidate {
                 path: binding.path.clone(),
             }
             .into()),
-            known => Ok(Opened {
-                key,
-                vk_id,
-                known: known.is_some(),
-                path: binding.path.clone(),
-            }),
+            known => {
+                let opened = Opened {
+                    key,
+                    vk_id,
+                    known: known.is_some(),
+                    path: binding.path.clone(),
+                };
+                Ok((opened, passphrase))
+            }
         }
     }
 

@@ -11,6 +11,7 @@ pub mod administrator;
 pub mod clevis;
 pub mod cluster;
 pub mod document;
+pub mod key_socket;
 pub mod lab;
 pub mod luks;
 pub mod node_root;

@@ -4,6 +4,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +21,7 @@ pub struct Run {
     command: Command,
     argv: Vec<OsString>,
     stdin: Vec<u8>,
+    socket: Option<OwnedFd>,
     deadline: Duration,
 }
 
@@ -51,6 +53,7 @@ impl Run {
             command,
             argv: vec![program.to_owned()],
             stdin: Vec::new(),
+            socket: None,
             deadline: DEADLINE,
         }
     }
@@ -90,6 +93,13 @@ impl Run {
         self
     }
 
+    /// Gives it this socket as standard input, as systemd does.
+    #[must_use]
+    pub fn stdin_socket(mut self, socket: OwnedFd) -> Self {
+        self.socket = Some(socket);
+        self
+    }
+
     /// Ends the program, and everything it started, after `deadline`.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -114,6 +124,7 @@ impl Run {
         }
         Ok(Self {
             stdin: self.stdin,
+            socket: self.socket,
             deadline: self.deadline,
             ..run
         })
@@ -172,6 +183,9 @@ impl Run {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if let Some(socket) = self.socket.take() {
+            self.command.stdin(socket);
+        }
         change(&mut self.command);
         let child = self
             .command

@@ -255,6 +255,8 @@ fn units_are_tied(root: &NodeRoot, image: &Tree) {
     let root_option = format!("--root={UNPACKED}");
     for unit in [
         "trustee-unlock@root.service",
+        "trustee-key@root.socket",
+        "trustee-key@root.service",
         "trustee-verify.service",
         "trustee-guard.service",
         "trustee-seal.service",

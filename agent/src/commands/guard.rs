@@ -15,8 +15,8 @@ pub(super) fn run(config: &Path, json: bool) -> Result<ExitCode, Error> {
     let config = Config::load(config)?;
     let state = RunDirectory::open()?.read()?;
     let volumes = match guard(Path::new(ROOT), &state, &Kernel::default()) {
-        // Clevis opened it, and leaves no record.
-        Err(GuardError::NothingOpened) if config.unlock.mode == UnlockMode::Clevis => {
+        // systemd-cryptsetup opened it, and leaves no record.
+        Err(GuardError::NothingOpened) if config.unlock.mode != UnlockMode::Native => {
             log::warn!("the agent has opened no volume in this boot, so the root is not checked");
             Vec::new()
         }

@@ -20,11 +20,12 @@ use std::process::ExitCode;
 
 pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode, Error> {
     let config = Config::load(path)?;
-    if config.unlock.mode == UnlockMode::Clevis && !options.test {
-        let what = "systemd-cryptsetup and Clevis open this node's volumes";
+    let mode = config.unlock.mode;
+    if mode != UnlockMode::Native && !options.test {
+        let what = "systemd-cryptsetup opens this node's volumes";
         let cure = "say mode = \"native\", or leave this unit out";
         let problem = Problem::new(what, cure);
-        return Err(ConfigError::value("unlock.mode", "clevis", problem).into());
+        return Err(ConfigError::value("unlock.mode", mode.as_str(), problem).into());
     }
     // Every header is judged before anybody is asked for anything.
     let mut candidates = Vec::new();

@@ -27,6 +27,8 @@ pub enum UnlockMode {
     Native,
     /// systemd-cryptsetup, which asks Clevis; nobody judges the header.
     Clevis,
+    /// systemd-cryptsetup, which asks this agent; the header is judged, and then read once more by systemd.
+    Socket,
 }
 
 /// `[unlock] vk_id`.
@@ -45,6 +47,7 @@ impl UnlockMode {
         match self {
             Self::Native => "native",
             Self::Clevis => "clevis",
+            Self::Socket => "socket",
         }
     }
 }
