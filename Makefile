@@ -89,7 +89,7 @@ fuzz-smoke: setup
 	cargo run $(FUZZ) --target-dir $(TARGET) -q --bin mutate -- --seconds $(TIME) $(TARGETS)
 
 # The figures of docs/security.md.
-LONG := pin_token pin_header luks2_header tpm_evidence tpm_public snp_report snp_cert_table tdx_quote hcl_report
+LONG := pin_token pin_header luks2_header tpm_evidence tpm_public volume_record snp_report snp_cert_table tdx_quote hcl_report
 fuzz-long: setup
 	cp Cargo.lock fuzz/Cargo.lock
 	cargo run $(FUZZ) --target-dir $(TARGET) -q --bin mutate -- --cases 1000000 $(LONG)

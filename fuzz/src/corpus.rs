@@ -53,6 +53,11 @@ pub fn seeds() -> Vec<Seed> {
             include_bytes!("../vectors/ek-ecc.tpm2b_public"),
         ),
         seed(
+            "volume_record",
+            "swtpm.json",
+            include_bytes!("../vectors/volumes.json"),
+        ),
+        seed(
             "luks2_header",
             "bound.json",
             include_bytes!("../vectors/luks2.json"),

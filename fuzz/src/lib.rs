@@ -59,6 +59,7 @@ pub const TARGETS: &[Target] = targets![
     tpm::tpm_evidence,
     tpm::tpm_quote,
     tpm::tpm_public,
+    tpm::volume_record,
     tee::snp_report,
     tee::snp_cert_table,
     tee::tdx_quote,

@@ -4,7 +4,7 @@
 //! What other tests keep as files (`malformed-...`) counts here as well.
 
 use crate::corpus;
-use crate::tpm::{RECORDED, signed};
+use crate::tpm::{RECORDED, RECORDED_VOLUMES, signed, signed_volumes};
 use kbs_protocol::encoding::b64;
 use serde_json::{Value, json};
 
@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Case> {
     add("tpm_quote", quotes());
     add("tpm_public", public_areas());
     add("tpm_evidence", evidence());
+    add("volume_record", volume_records());
     add("snp_report", snp_reports());
     add("snp_cert_table", cert_tables());
     add("tdx_quote", tdx_quotes());
@@ -500,6 +501,102 @@ fn evidence() -> Vec<(String, Vec<u8>)> {
         ("in single quotes", text.replace('"', "'")),
     ] {
         made.push((format!("evidence {name}"), text.into_bytes()));
+    }
+    made
+}
+
+/// What a node says of its volumes: another text under a good signature, and a text that says nothing, well signed.
+fn volume_records() -> Vec<(String, Vec<u8>)> {
+    let good = serde_json::to_value(&*RECORDED_VOLUMES).unwrap();
+    let text: Value = serde_json::from_str(&RECORDED_VOLUMES.record).unwrap();
+    // A key of our own is as good as any here, so that each case below is refused for what it says.
+    assert!(signed_volumes(&text.to_string()).verify().is_ok());
+    let mut made: Vec<(String, Vec<u8>)> = Vec::new();
+    let mut add = |name: String, value: &Value| {
+        made.push((
+            format!("record of volumes {name}"),
+            value.to_string().into_bytes(),
+        ));
+    };
+    for pointer in [
+        "/record",
+        "/evidence",
+        "/evidence/ak_public",
+        "/evidence/tpm_quote/pcrs",
+    ] {
+        for value in [json!(null), json!(1), json!({}), json!([]), json!("")] {
+            let mut bad = good.clone();
+            *bad.pointer_mut(pointer).unwrap() = value.clone();
+            add(format!("whose {pointer} is {value}"), &bad);
+        }
+    }
+    let mut of_a_session = good.clone();
+    of_a_session["evidence"] = serde_json::to_value(&*RECORDED).unwrap();
+    add("under a quote for a KBS".to_owned(), &of_a_session);
+    let mut spaced = good.clone();
+    spaced["record"] = json!(format!("{} ", RECORDED_VOLUMES.record));
+    add("with a space behind it".to_owned(), &spaced);
+    let volume = &text["volumes"][0];
+    let many = |count: usize| {
+        let volume = |n| {
+            let mut volume = volume.clone();
+            volume["path"] = json!(format!("default/n/{n}"));
+            volume
+        };
+        (0..count).map(volume).collect::<Value>()
+    };
+    for (pointer, value) in [
+        ("/version", json!(0)),
+        ("/version", json!(2)),
+        ("/version", json!("1")),
+        ("/node", json!(null)),
+        ("/volumes", json!(null)),
+        ("/volumes", json!([])),
+        ("/volumes", json!([volume, volume])),
+        ("/volumes", many(17)),
+        ("/volumes/0", json!({})),
+        ("/volumes/0/name", json!("")),
+        ("/volumes/0/name", json!("a b")),
+        ("/volumes/0/name", json!("\u{1b}[2J")),
+        ("/volumes/0/name", json!("x".repeat(129))),
+        ("/volumes/0/path", json!("default/n")),
+        ("/volumes/0/path", json!("default/../root")),
+        ("/volumes/1/path", volume["path"].clone()),
+        ("/volumes/0/luks_uuid", json!("")),
+        ("/volumes/0/luks_uuid", json!("é".repeat(18))),
+        ("/volumes/0/vk_id", json!("")),
+        ("/volumes/0/vk_id", json!("0".repeat(63))),
+        ("/volumes/0/vk_id", json!("0".repeat(65))),
+        ("/volumes/0/vk_id", json!("A".repeat(64))),
+        ("/volumes/0/vk_id", json!("g".repeat(64))),
+    ] {
+        let mut bad = text.clone();
+        *bad.pointer_mut(pointer).unwrap() = value.clone();
+        let mut forged = good.clone();
+        forged["record"] = json!(bad.to_string());
+        add(format!("forged, whose {pointer} is {value}"), &forged);
+        let signed = serde_json::to_value(signed_volumes(&bad.to_string())).unwrap();
+        add(format!("signed, whose {pointer} is {value}"), &signed);
+    }
+    for (name, bad) in [
+        ("empty", String::new()),
+        ("is a list", "[]".to_owned()),
+        ("is cut", RECORDED_VOLUMES.record.replace("]}", "]")),
+        (
+            "says something twice",
+            RECORDED_VOLUMES.record.replacen('{', r#"{"version":1,"#, 1),
+        ),
+        (
+            "says more",
+            RECORDED_VOLUMES.record.replacen('{', r#"{"more":1,"#, 1),
+        ),
+        (
+            "is long",
+            format!("{}{}", RECORDED_VOLUMES.record, " ".repeat(16 * 1024)),
+        ),
+    ] {
+        let signed = serde_json::to_value(signed_volumes(&bad)).unwrap();
+        add(format!("signed, that {name}"), &signed);
     }
     made
 }

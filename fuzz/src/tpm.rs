@@ -7,9 +7,11 @@ use kbs_protocol::evidence::{TpmEvidence, TpmQuote};
 use kbs_protocol::tpm::public::{PublicArea, PublicKey, attribute};
 use kbs_protocol::tpm::{Attest, rsassa_sha256_signature};
 use kbs_protocol::verify::tpm_quote as verify;
+use kbs_protocol::volume_record::{SignedRecord, VerifiedRecord, VolumeRecord, is_vk_id};
 use rsa::pkcs8::EncodePublicKey as _;
 use rsa::signature::{SignatureEncoding as _, Signer as _};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 /// Nobody changes evidence that a TPM signed: what is accepted says what the recorded evidence says.
@@ -71,6 +73,32 @@ pub fn tpm_public(bytes: &[u8]) -> bool {
     true
 }
 
+/// A record of volume keys is written as it was read, names each volume once and each key by its id. Nobody changes what a
+/// TPM signed of them: what is accepted says what the recorded record says.
+pub fn volume_record(bytes: &[u8]) -> bool {
+    let Ok(signed) = SignedRecord::parse(bytes) else {
+        return false;
+    };
+    assert_eq!(SignedRecord::parse(&signed.to_json()).unwrap(), signed);
+    if let Ok(record) = VolumeRecord::parse(&signed.record) {
+        assert_eq!(VolumeRecord::parse(&record.to_text()).unwrap(), record);
+        let volumes = record.volumes();
+        let paths: BTreeSet<_> = volumes.iter().map(|volume| &volume.path).collect();
+        assert_eq!(paths.len(), volumes.len());
+        assert!((1..=16).contains(&volumes.len()));
+        assert!(volumes.iter().all(|volume| is_vk_id(&volume.vk_id)));
+    }
+    let Ok(verified) = signed.verify() else {
+        return false;
+    };
+    assert_eq!(signed.record, RECORDED_VOLUMES.record);
+    assert_eq!(
+        verified, *VERIFIED_VOLUMES,
+        "accepted, and not what was signed"
+    );
+    true
+}
+
 fn marshal(attest: &Attest) -> Vec<u8> {
     let sized = |bytes: &[u8]| {
         let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
@@ -115,6 +143,23 @@ pub fn signed(message: &[u8]) -> TpmEvidence {
 /// Recorded by `vectors/record-tpm`.
 pub static RECORDED: LazyLock<TpmEvidence> =
     LazyLock::new(|| serde_json::from_slice(include_bytes!("../vectors/evidence.json")).unwrap());
+
+/// A record by a key of our own: as if a TPM had been made to sign this text.
+pub fn signed_volumes(text: &str) -> SignedRecord {
+    let mut message = crate::corpus::QUOTE.to_vec();
+    message[44..76].copy_from_slice(&VolumeRecord::extra_data(text));
+    SignedRecord {
+        record: text.to_owned(),
+        evidence: signed(&message),
+    }
+}
+
+/// Recorded by `vectors/record-volumes`.
+pub static RECORDED_VOLUMES: LazyLock<SignedRecord> =
+    LazyLock::new(|| SignedRecord::parse(include_bytes!("../vectors/volumes.json")).unwrap());
+
+static VERIFIED_VOLUMES: LazyLock<VerifiedRecord> =
+    LazyLock::new(|| RECORDED_VOLUMES.verify().unwrap());
 
 /// What it was recorded for.
 pub const EXTRA_DATA: [u8; 32] = [
