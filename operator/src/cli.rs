@@ -64,9 +64,19 @@ enum Duty {
         /// Look for the KBS at this address, whatever DNS says: for an operator outside of the cluster.
         #[arg(long, value_name = "IP")]
         kbs_address: Option<IpAddr>,
+        /// Answer `GET /metrics` here, in Prometheus' text format, over plain HTTP.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        metrics: Option<std::net::SocketAddr>,
+        /// Be a bootstrap provider of Cluster API as well (operator/deploy/capi).
+        #[arg(long)]
+        cluster_api: bool,
     },
     /// Print the CustomResourceDefinitions.
-    Crds,
+    Crds {
+        /// Those for Cluster API instead.
+        #[arg(long)]
+        cluster_api: bool,
+    },
     /// Write the bundle for the Operator Lifecycle Manager.
     Bundle {
         /// The directory that gets it.
@@ -98,15 +108,44 @@ enum Command {
         #[command(flatten)]
         place: Place,
     },
-    /// Show each machine, and whether the KBS has what is wanted.
+    /// Begin a cluster from outside: provision its first nodes, then hand over to the operator inside.
+    Bootstrap {
+        /// The directory, as for `provision`.
+        dir: PathBuf,
+        /// Give the directory's objects and the memory of its KBS to the operator of KUBECONFIG's cluster. No secret is
+        /// made anew and no disk changes; the directory is done with.
+        #[arg(long)]
+        hand_over: bool,
+        /// The namespace; default: that of KUBECONFIG's context.
+        #[arg(long, requires = "hand_over")]
+        namespace: Option<String>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Show each machine, and whether the KBS has what is wanted. Without a directory: how KUBECONFIG's cluster stands.
     Status {
         /// The directory.
-        dir: PathBuf,
+        dir: Option<PathBuf>,
+        /// Of a cluster: the namespace; default: that of KUBECONFIG's context.
+        #[arg(long, conflicts_with = "dir")]
+        namespace: Option<String>,
+        /// Of a cluster: also the machines with which nothing is wrong.
+        #[arg(long, conflicts_with = "dir")]
+        all: bool,
         /// Compare with the record only, do not ask the KBS.
         #[arg(long)]
         offline: bool,
         #[command(flatten)]
         place: Place,
+    },
+    /// Write everything about KUBECONFIG's cluster that helps somebody else, and nothing secret, into a new directory.
+    MustGather {
+        /// The directory to make.
+        #[arg(long, default_value = "sheepfold-must-gather")]
+        to: PathBuf,
+        /// The namespace; default: that of KUBECONFIG's context.
+        #[arg(long)]
+        namespace: Option<String>,
     },
     /// Give a machine a new secret; the old one is kept until `rebound`.
     Rotate {
@@ -171,7 +210,7 @@ struct Place {
 
 /// Runs the command line; the arguments begin with the program's name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let invocation = match Invocation::try_parse_from(args) {
+    let invocation = match Invocation::try_parse_from(as_plugin(args)) {
         Ok(invocation) => invocation,
         Err(error) => {
             // Help is no error: clap knows, and chooses the stream.
@@ -195,12 +234,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             probe,
             refresh,
             kbs_address,
+            metrics,
+            cluster_api,
         } => {
             let mut settings = Settings::new(&identity.unwrap_or_else(this_process));
             settings.namespace = namespace;
             settings.probe = Duration::from_secs(probe);
             settings.refresh = Duration::from_secs(refresh);
             settings.kbs_address = kbs_address;
+            settings.metrics = metrics;
+            settings.cluster_api = cluster_api;
             return match controllers::run(&settings, None) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error, invocation.json),
@@ -212,8 +255,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Err(error) => failure(&error, invocation.json),
             };
         }
-        Duty::Crds => {
-            return match controllers::api::crds_yaml() {
+        Duty::Crds { cluster_api } => {
+            let text = match cluster_api {
+                true => controllers::capi::crds_yaml(),
+                false => controllers::api::crds_yaml(),
+            };
+            return match text {
                 Ok(text) => {
                     say(&text);
                     ExitCode::SUCCESS
@@ -243,6 +290,16 @@ fn write_bundle(dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// `kubectl sheepfold` runs the link `kubectl-sheepfold`; alone it means `status`.
+fn as_plugin(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let name = args.first().and_then(|own| Path::new(own).file_name());
+    if name.is_some_and(|name| name == PLUGIN) && args.len() == 1 {
+        args.push("status".into());
+    }
+    args
+}
+
 /// What a person should know before machines boot what is approved.
 fn remark(directory: &Directory) {
     for remark in &directory.remarks {
@@ -256,7 +313,7 @@ struct Report {
     text: String,
 }
 
-fn execute(command: Command) -> Result<Report, Error> {
+fn execute(command: Command) -> Result<Report, controllers::Error> {
     match command {
         Command::Provision {
             dir,
@@ -291,10 +348,58 @@ fn execute(command: Command) -> Result<Report, Error> {
             remark(&run.directory);
             carry_out(&mut run, &Wishes::default())
         }
-        Command::Status {
+        Command::Bootstrap {
             dir,
+            hand_over: false,
+            place,
+            ..
+        } => {
+            let mut run = Run::open(&dir, &place.options())?;
+            remark(&run.directory);
+            let mut report = carry_out(&mut run, &Wishes::default())?;
+            report.text += "next: let the nodes boot; when the cluster runs, `kubectl apply -k operator/deploy`, then \
+                            `bootstrap --hand-over`\n";
+            Ok(report)
+        }
+        Command::Bootstrap {
+            dir,
+            namespace,
+            place,
+            ..
+        } => {
+            let mut options = place.options();
+            options.handed_over = true;
+            let mut run = Run::open(&dir, &options)?;
+            let done = controllers::handover::hand_over(&mut run, namespace)?;
+            Ok(handed_over(&done))
+        }
+        Command::Status {
+            dir: None,
+            namespace,
+            all,
+            ..
+        } => {
+            let overview = controllers::ask(controllers::show::overview(namespace))?;
+            Ok(Report {
+                text: overview.text(all),
+                json: json!(overview),
+            })
+        }
+        Command::MustGather { to, namespace } => {
+            let missing = controllers::ask(controllers::gather::gather(namespace, &to))?;
+            let mut text = String::new();
+            missing.iter().for_each(|why| text += &format!("! {why}\n"));
+            text += &format!("look through {} before you send it\n", to.display());
+            Ok(Report {
+                text,
+                json: json!({"ok": true, "directory": to, "missing": missing}),
+            })
+        }
+        Command::Status {
+            dir: Some(dir),
             offline,
             place,
+            ..
         } => {
             let mut progress = Progress::new("asked for");
             let status =
@@ -346,12 +451,28 @@ fn execute(command: Command) -> Result<Report, Error> {
     }
 }
 
-fn carry_out(run: &mut Run, wishes: &Wishes) -> Result<Report, Error> {
+fn carry_out(run: &mut Run, wishes: &Wishes) -> Result<Report, controllers::Error> {
     let client = run.connect()?;
     let mut progress = Progress::new("wrote");
     let outcome = run.provision(wishes, &client, &mut progress.callback())?;
     progress.end();
     Ok(report(&outcome))
+}
+
+fn handed_over(done: &controllers::handover::Done) -> Report {
+    let cluster = &done.cluster;
+    let text = match done.again {
+        true => format!("{cluster} has it already: nothing was done\n"),
+        false => format!(
+            "{} machines and {} images are handed over to {cluster}; its operator goes on from here, and this directory \
+             is done with\n",
+            done.machines, done.images
+        ),
+    };
+    let json = json!({
+        "ok": true, "cluster": cluster, "machines": done.machines, "images": done.images, "again": done.again,
+    });
+    Report { json, text }
 }
 
 fn report(outcome: &Outcome) -> Report {
@@ -437,6 +558,8 @@ fn this_process() -> String {
 }
 
 const USAGE: u8 = 2;
+/// As kubectl looks for it on PATH.
+const PLUGIN: &str = "kubectl-sheepfold";
 
 #[cfg(test)]
 mod tests {
@@ -446,5 +569,16 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Invocation::command().debug_assert();
+    }
+
+    #[test]
+    fn the_plugin_alone_shows_how_things_stand() {
+        let args = |words: &[&str]| super::as_plugin(words.iter().map(Into::into));
+        assert_eq!(
+            args(&["/usr/bin/kubectl-sheepfold"]),
+            ["/usr/bin/kubectl-sheepfold", "status"]
+        );
+        assert_eq!(args(&["kubectl-sheepfold", "must-gather"]).len(), 2);
+        assert_eq!(args(&["sheepfold-operator"]).len(), 1);
     }
 }

@@ -11,21 +11,28 @@
 //! 5. [`keeper`] looks after the KBS when nobody changes anything: storage that was lost, values that somebody
 //!    else changed.
 //! 6. [`deploy`] runs the KBS, where nobody else does.
-//! 7. [`status`] says how each object stands.
+//! 7. [`status`] says how each object stands; [`metrics`] says it to a monitoring system.
+//!
+//! Around it: [`handover`] begins a cluster that was begun outside; [`show`] and [`gather`] tell people how it stands.
 //!
 //! Watches and the lease are asynchronous; the worker is one thread, because a KBS has one writer.
 
 pub mod api;
 pub mod beside;
+pub mod capi;
 pub mod copies;
 pub mod deploy;
 mod error;
+pub mod gather;
+pub mod handover;
 pub mod inventory;
 pub mod keeper;
 pub mod lease;
+pub mod metrics;
 mod parse;
 pub mod record;
 pub mod secrets;
+pub mod show;
 pub mod status;
 pub mod watch;
 pub mod worker;
@@ -33,7 +40,7 @@ pub mod worker;
 pub use error::Error;
 
 use kube::{Client, Config};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -56,6 +63,10 @@ pub struct Settings {
     pub lease: Duration,
     /// Where the KBS is looked for, in place of what DNS says: for an operator outside of the cluster.
     pub kbs_address: Option<IpAddr>,
+    /// Where a monitoring system can ask for [`metrics`]; default: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Whether it is a bootstrap provider of Cluster API ([`capi`]) as well.
+    pub cluster_api: bool,
 }
 
 impl Settings {
@@ -69,6 +80,8 @@ impl Settings {
             resync: Duration::from_secs(300),
             lease: Duration::from_secs(15),
             kbs_address: None,
+            metrics: None,
+            cluster_api: false,
         }
     }
 }
@@ -84,15 +97,43 @@ pub fn run(settings: &Settings, stop: Option<mpsc::Receiver<()>>) -> Result<(), 
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
+    let figures = metrics::Metrics::default();
+    if let Some(address) = settings.metrics {
+        let listener = runtime.block_on(metrics::Listener::bind(address))?;
+        if let Ok(address) = listener.address() {
+            log(format_args!("metrics at http://{address}/metrics"));
+        }
+        runtime.spawn(listener.serve(figures.clone()));
+    }
     let (client, namespace) = runtime.block_on(connect(settings.namespace.clone()))?;
-    let ended = work(settings, &client, &namespace, runtime.handle(), stop);
+    let ended = work(
+        settings,
+        &figures,
+        &client,
+        &namespace,
+        runtime.handle(),
+        stop,
+    );
     // Watches wait for the API server: nobody waits for them.
     runtime.shutdown_background();
     ended
 }
 
+/// Waits for an answer of the API server, for somebody who asks once.
+///
+/// # Errors
+/// As the question; [`Error::Runtime`].
+pub fn ask<T>(question: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    runtime.block_on(question)
+}
+
 fn work(
     settings: &Settings,
+    figures: &metrics::Metrics,
     client: &Client,
     namespace: &str,
     runtime: &Handle,
@@ -101,8 +142,11 @@ fn work(
     let (sender, seen) = mpsc::channel();
     let lease = lease::Lease::new(client.clone(), namespace, settings);
     let term = runtime.spawn(lease.clone().hold(sender.clone()));
-    watch::start(client, namespace, runtime, &sender);
+    watch::start(client, namespace, runtime, &sender, figures);
     deploy::watch(client, namespace, runtime, &sender);
+    if settings.cluster_api {
+        capi::start(client, namespace, runtime, lease.held());
+    }
     match stop {
         Some(stop) => drop(std::thread::spawn(move || {
             let _ = stop.recv();
@@ -113,7 +157,8 @@ fn work(
             let _ = sender.send(watch::Seen::Stop);
         })),
     }
-    let ended = worker::Worker::new(settings, client, namespace, runtime, lease.held()).run(&seen);
+    let (held, figures) = (lease.held(), figures.clone());
+    let ended = worker::Worker::new(settings, figures, client, namespace, runtime, held).run(&seen);
     term.abort();
     if ended.is_ok() {
         runtime.block_on(lease.release());

@@ -189,7 +189,9 @@ impl SecretId {
     /// Whether it stands for something that is not made here, and so can be stored again: the id of a volume's key, an
     /// Ignition config.
     pub fn is_made_elsewhere(&self) -> bool {
-        MADE_ELSEWHERE.iter().any(|prefix| self.0.starts_with(prefix))
+        MADE_ELSEWHERE
+            .iter()
+            .any(|prefix| self.0.starts_with(prefix))
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Options {
     pub remove_many: bool,
     /// Ask for the reference values that should be there, and write again what differs.
     pub verify: bool,
+    /// Open also what was handed over to a cluster, to complete that.
+    pub handed_over: bool,
 }
 
 /// What a run did.
@@ -78,10 +80,18 @@ impl Run {
     /// Reads directory and record.
     ///
     /// # Errors
-    /// As [`Directory::load`] and [`Record::open`].
+    /// As [`Directory::load`] and [`Record::open`]; [`Error::HandedOver`].
     pub fn open(dir: &Path, options: &Options) -> Result<Self, Error> {
         let directory = Directory::load(dir)?;
         let mut record = Record::open(&state_dir(dir, options)?)?;
+        if let Some(cluster) = &record.state().handed_over
+            && !options.handed_over
+        {
+            return Err(Error::HandedOver {
+                dir: dir.to_owned(),
+                cluster: cluster.clone(),
+            });
+        }
         if options.new_record {
             record.begin_anew()?;
         }

@@ -34,6 +34,7 @@ pub mod objects;
 pub mod pending;
 pub mod registry;
 pub mod server;
+pub mod sighting;
 
 use audit::{Audit, Event};
 use identity::Identity;
@@ -45,6 +46,7 @@ use limit::{Limiter, Source};
 use pending::{Enrolment, Pending};
 use rand_core::{OsRng, RngCore as _};
 use registry::{NewKey, Registry};
+use sighting::Sighting;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 use subtle::ConstantTimeEq as _;
@@ -214,7 +216,8 @@ impl Registrar {
         let spki = b64::decode(&verified.ak_public).unwrap_or_default();
         let node = NodeId::from_spki_der(&spki);
         event.node_id(node);
-        let known = self.registry.record(node, &record)?;
+        let seen = Sighting::new(&verified, now);
+        let known = self.registry.record(node, &record, &seen)?;
         Ok(Receipt { known })
     }
 }

@@ -11,9 +11,12 @@
     clippy::panic
 )]
 
+mod capi;
 mod common;
 mod control_plane;
 mod first_node;
+mod handover;
+mod state;
 
 use common::Tpm;
 use control_plane::{Place, eventually, object};

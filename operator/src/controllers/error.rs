@@ -16,6 +16,17 @@ pub enum Error {
     /// The system gives no threads.
     #[error("cannot start: {0}")]
     Runtime(std::io::Error),
+    /// Nobody could ask for metrics.
+    #[error(transparent)]
+    Metrics(#[from] super::metrics::ListenError),
+    /// A file or directory for what was gathered.
+    #[error("cannot write {path}: {error}", path = .path.display())]
+    Directory {
+        /// Where.
+        path: std::path::PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// Another operator works now.
     #[error("the lease is lost: {0}")]
     LeaseLost(String),
@@ -61,6 +72,11 @@ impl Error {
         }
     }
 
+    /// Whether the KBS is the one that did not do what it was asked.
+    pub(super) fn is_about_the_kbs(&self) -> bool {
+        self.reason() == "KbsFailed"
+    }
+
     fn inner(&self) -> Option<&dyn Blame> {
         match self {
             Self::Kbs(error) => Some(error),
@@ -74,7 +90,7 @@ impl Blame for Error {
     fn owner(&self) -> Owner {
         match self {
             Self::NoApiServer(_) | Self::LeaseLost(_) | Self::Blind => Owner::Network,
-            Self::Runtime(_) | Self::Keys(_) => Owner::Machine,
+            Self::Runtime(_) | Self::Keys(_) | Self::Directory { .. } => Owner::Machine,
             Self::Deploying(_) => Owner::Server,
             other => other.inner().map_or(Owner::Configuration, Blame::owner),
         }
@@ -96,6 +112,10 @@ impl Blame for Error {
             }
             Self::Runtime(_) => "look at the limits of the container".to_owned(),
             Self::LeaseLost(_) | Self::Blind => "start again; Kubernetes does that".to_owned(),
+            Self::Directory { .. } => {
+                "name a directory that does not exist yet, where you may write".to_owned()
+            }
+            Self::Metrics(_) => "choose another address for --metrics".to_owned(),
             Self::Cluster(_) => "correct the TrustedExecutionCluster".to_owned(),
             Self::Deploying(_) => {
                 "wait, or look at `kubectl describe deployment trustee-deployment` and the log of its pods"

@@ -153,5 +153,5 @@ fn is_conflict(error: &Error) -> bool {
     matches!(error, Error::Api(status) if status.code == CONFLICT)
 }
 
-const NAME: &str = "sheepfold-operator";
+pub(super) const NAME: &str = "sheepfold-operator";
 const CONFLICT: u16 = 409;

@@ -138,7 +138,10 @@ pub(super) fn machine(
     }
     let volumes = volumes.into_iter().map(TryInto::try_into);
     let volumes: BTreeSet<Tag> = volumes.collect::<Result<_, _>>().map_err(sentence)?;
-    have_room(&volumes, spec.ignition.is_some() || cluster.object.spec.ignition.is_some())?;
+    have_room(
+        &volumes,
+        spec.ignition.is_some() || cluster.object.spec.ignition.is_some(),
+    )?;
     Ok(Parsed {
         node,
         machine: Machine {

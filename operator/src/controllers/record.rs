@@ -12,6 +12,7 @@
 //! which is still true of a write that was never sent. Every request names the version of the piece that it
 //! replaces, so an operator that has lost its lease cannot put its own memory in the place of a newer one.
 
+mod adopt;
 mod memory;
 mod pieces;
 

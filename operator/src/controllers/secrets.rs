@@ -98,7 +98,25 @@ pub fn put(
             record.count(node, path, after);
         }
     }
+    keep_handed_over(machine, parsed, record);
     Ok(())
+}
+
+/// Ids of volume keys and an Ignition config, which a hand-over brought along or somebody put there: not made here, and
+/// not deleted before their machine is.
+fn keep_handed_over(machine: &mut Machine, parsed: &Parsed, record: &Record) {
+    let keys = parsed
+        .volumes
+        .iter()
+        .filter_map(|tag| tag.volume_key().ok());
+    let there = keys.chain([Tag::ignition()]).filter_map(|tag| {
+        let path = tag.path(&parsed.node).ok()?;
+        let id = record.observed().secret(path.as_str()).flatten()?;
+        Some((tag, id.clone()))
+    });
+    for (tag, id) in there {
+        machine.secrets.entry(tag).or_insert(id);
+    }
 }
 
 /// Why a wish of this machine has to wait.

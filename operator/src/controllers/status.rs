@@ -21,7 +21,7 @@ use std::fmt::Debug;
 use tokio::runtime::Handle;
 
 /// What a machine gets, and why not.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// In one word.
     pub phase: Phase,
@@ -29,6 +29,10 @@ pub struct Verdict {
     pub reason: Option<String>,
     /// Its node, if that is known.
     pub node: Option<String>,
+    /// When its TPM last proved something.
+    pub last_attestation: Option<Time>,
+    /// The image that it had booted then.
+    pub image: Option<String>,
 }
 
 /// The status of a machine.
@@ -37,15 +41,15 @@ pub fn machine(object: &Machine, verdict: &Verdict) -> MachineStatus {
     let generation = object.metadata.generation;
     let message = verdict.reason.clone().unwrap_or_default();
     let provisioned = match verdict.phase {
-        Phase::Served | Phase::Rotating => (true, "SecretStored"),
-        Phase::Registered => (false, "InProgress"),
+        phase if phase.is_served() => (true, "SecretStored"),
         Phase::Held => (false, "Held"),
         Phase::Refused => (false, "ProvisioningFailed"),
         Phase::Revoked => (false, "Revoked"),
         Phase::Lost => (false, "StorageLost"),
+        _ => (false, "InProgress"),
     };
     let approved = match verdict.phase {
-        Phase::Served | Phase::Rotating | Phase::Lost => (true, "KeyApproved"),
+        phase if phase.is_served() || phase == Phase::Lost => (true, "KeyApproved"),
         _ => (false, "NoKeyMatched"),
     };
     let mut conditions = Conditions::new(&old.conditions, generation);
@@ -57,6 +61,8 @@ pub fn machine(object: &Machine, verdict: &Verdict) -> MachineStatus {
         phase: Some(verdict.phase),
         node: verdict.node.clone().or(old.node),
         reason: verdict.reason.clone(),
+        last_attestation: verdict.last_attestation.clone(),
+        image: verdict.image.clone(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! The watches on our four kinds of objects, as one stream of what was seen.
 
 use super::api::{ApprovedImage, AttestationKey, Machine, TrustedExecutionCluster};
+use super::metrics::Metrics;
 use futures::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -46,18 +47,24 @@ pub enum Change<K> {
 }
 
 /// Starts the watches; what they see arrives at `seen`.
-pub fn start(client: &Client, namespace: &str, runtime: &Handle, seen: &Sender<Seen>) {
-    watch(client, namespace, runtime, seen, Seen::Cluster);
-    watch(client, namespace, runtime, seen, Seen::Image);
-    watch(client, namespace, runtime, seen, Seen::Machine);
-    watch(client, namespace, runtime, seen, Seen::Key);
-}
-
-fn watch<K>(
+pub fn start(
     client: &Client,
     namespace: &str,
     runtime: &Handle,
     seen: &Sender<Seen>,
+    metrics: &Metrics,
+) {
+    let place = (client, namespace, runtime);
+    watch(place, seen, metrics, Seen::Cluster);
+    watch(place, seen, metrics, Seen::Image);
+    watch(place, seen, metrics, Seen::Machine);
+    watch(place, seen, metrics, Seen::Key);
+}
+
+fn watch<K>(
+    (client, namespace, runtime): (&Client, &str, &Handle),
+    seen: &Sender<Seen>,
+    metrics: &Metrics,
     wrap: fn(Change<K>) -> Seen,
 ) where
     K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
@@ -68,7 +75,7 @@ fn watch<K>(
         + 'static,
 {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let seen = seen.clone();
+    let (seen, metrics) = (seen.clone(), metrics.clone());
     runtime.spawn(async move {
         let config = watcher::Config::default().page_size(PAGE);
         let mut events = watcher(api, config).default_backoff().boxed();
@@ -88,6 +95,9 @@ fn watch<K>(
                 Ok(Event::Delete(object)) => Change::Gone(object.name_any()),
                 Err(error) => {
                     super::log(format_args!("watch of {}: {error}", K::kind(&())));
+                    metrics.note(|figures| {
+                        figures.watch_failures = figures.watch_failures.saturating_add(1);
+                    });
                     continue;
                 }
             };

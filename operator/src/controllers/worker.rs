@@ -6,20 +6,24 @@
 
 mod carry_out;
 mod intake;
+mod phases;
 mod report;
 mod round;
+mod seen;
 
 use super::deploy::Deployer;
 use super::inventory::{Dirty, Inventory};
 use super::keeper::Keeper;
+use super::metrics::Metrics;
 use super::record::Record;
 use super::status::Writer;
 use super::watch::Seen;
-use super::{Error, Settings, api, log};
-use api::Phase;
+use super::{Error, Settings, log};
 use kbs_protocol::Blame as _;
 use kube::Client;
-use std::collections::{BTreeMap, BTreeSet};
+use phases::Phases;
+use seen::Pictures;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -29,6 +33,7 @@ use tokio::runtime::Handle;
 /// All that a round needs.
 pub struct Worker {
     settings: Settings,
+    metrics: Metrics,
     client: Client,
     namespace: String,
     runtime: Handle,
@@ -42,8 +47,8 @@ pub struct Worker {
     /// Kinds of which everything was listed once.
     listed: BTreeSet<&'static str>,
     leading: bool,
-    phases: BTreeMap<String, Phase>,
-    served: usize,
+    phases: Phases,
+    pictures: Pictures,
     failures: u32,
     next_try: Instant,
     next_probe: Instant,
@@ -66,6 +71,7 @@ impl Worker {
     /// For one namespace.
     pub fn new(
         settings: &Settings,
+        metrics: Metrics,
         client: &Client,
         namespace: &str,
         runtime: &Handle,
@@ -74,6 +80,7 @@ impl Worker {
         let now = Instant::now();
         Self {
             settings: settings.clone(),
+            metrics,
             writer: Writer::new(client, namespace, &settings.identity, runtime),
             deployer: Deployer::new(client, namespace, runtime),
             keeper: Keeper::new(client, namespace, runtime, settings.kbs_address),
@@ -86,8 +93,8 @@ impl Worker {
             dirty: Dirty::default(),
             listed: BTreeSet::new(),
             leading: false,
-            phases: BTreeMap::new(),
-            served: 0,
+            phases: Phases::default(),
+            pictures: Pictures::default(),
             failures: 0,
             next_try: now,
             next_probe: now,
@@ -157,7 +164,11 @@ impl Worker {
         dirty.all |= due.resync;
         let ended = self.round(&mut dirty, due);
         let after = Instant::now();
+        let result = ended.as_ref().map(|()| ()).map_err(Error::owner);
+        self.metrics
+            .round(after.saturating_duration_since(now), result);
         if let Err(error) = ended {
+            self.report_waiting(&dirty, &error);
             self.dirty.merge(dirty);
             // Whatever was half done is looked at again, whole.
             self.dirty.all = true;

@@ -197,7 +197,9 @@ fn tls(ca_pem: &str, base: &str) -> Result<rustls::ClientConfig, Error> {
 fn host(base: &str) -> Option<&str> {
     let (_, rest) = base.split_once("://")?;
     let authority = rest.split('/').next()?;
-    let host = authority.split_once(':').map_or(authority, |(host, _)| host);
+    let host = authority
+        .split_once(':')
+        .map_or(authority, |(host, _)| host);
     (host.parse::<IpAddr>().is_err() && !host.starts_with('[')).then_some(host)
 }
 

@@ -14,7 +14,7 @@ use std::fmt;
 
 /// Everything approved, by the reference value that it becomes. As an `ApprovedImage` writes it down, all of it
 /// optional, in camel case.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 pub struct Boots {
     /// What a TPM shows after an approved boot.
@@ -81,6 +81,23 @@ impl Boots {
         self.tdx_tcb_status.extend(other.tdx_tcb_status);
         self.az_snp_measurements.extend(other.az_snp_measurements);
         self.az_tdx_mr_tds.extend(other.az_tdx_mr_tds);
+    }
+
+    /// Approves no longer what the other approves.
+    pub fn remove(&mut self, other: &Self) {
+        self.tuples.retain(|one| !other.tuples.contains(one));
+        self.snp_measurements
+            .retain(|one| !other.snp_measurements.contains(one));
+        self.snp_tcb_floors
+            .retain(|one| !other.snp_tcb_floors.contains(one));
+        self.tdx_launches
+            .retain(|one| !other.tdx_launches.contains(one));
+        self.tdx_tcb_status
+            .retain(|one| !other.tdx_tcb_status.contains(one));
+        self.az_snp_measurements
+            .retain(|one| !other.az_snp_measurements.contains(one));
+        self.az_tdx_mr_tds
+            .retain(|one| !other.az_tdx_mr_tds.contains(one));
     }
 
     /// Whether a TPM with these PCRs has booted one of these and has not left its initramfs: what `attestation.rego` calls

@@ -192,6 +192,31 @@ impl Observed {
         self.resources.extend(other.resources);
     }
 
+    /// The same in pieces that [`Observed::merge`] puts together again, each under the name that `of_value` or
+    /// `of_path` gives it; policies lie in the piece `rest`.
+    pub fn split(
+        &self,
+        of_value: impl Fn(&str) -> String,
+        of_path: impl Fn(&str) -> String,
+        rest: &str,
+    ) -> BTreeMap<String, Self> {
+        let policies = Self {
+            resource_policy: self.resource_policy.clone(),
+            attestation_policies: self.attestation_policies.clone(),
+            ..Self::default()
+        };
+        let mut pieces = BTreeMap::from([(rest.to_owned(), policies)]);
+        for (name, known) in &self.values {
+            let piece = pieces.entry(of_value(name)).or_default();
+            piece.values.insert(name.clone(), known.clone());
+        }
+        for (path, secret) in &self.resources {
+            let piece = pieces.entry(of_path(path)).or_default();
+            piece.resources.insert(path.clone(), secret.clone());
+        }
+        pieces
+    }
+
     /// The nodes that something may be stored for.
     pub fn nodes(&self) -> BTreeSet<NodeName> {
         let owners = self.resources.keys();

@@ -150,6 +150,14 @@ pub enum Error {
         /// The directory.
         dir: PathBuf,
     },
+    /// The operator of a cluster does this now.
+    #[error("what {dir} describes was handed over to the operator of {cluster}", dir = .dir.display())]
+    HandedOver {
+        /// The directory.
+        dir: PathBuf,
+        /// `namespace/name`.
+        cluster: String,
+    },
     /// A write did not succeed; what came before it is recorded.
     #[error("stopped at write {number} of {all} ({write}): {error}")]
     Write {
@@ -290,6 +298,9 @@ impl Blame for Error {
             Self::ManyGone { .. } => "look at whether files are missing; if the machines are really gone, \
                  allow it with --remove-many"
                 .to_owned(),
+            Self::HandedOver { .. } => {
+                "change the objects there (`kubectl edit`): a KBS has one writer".to_owned()
+            }
             Self::Release { .. } => "correct spec.kbs.release, or the address".to_owned(),
             Self::NoSecret { .. } => "run `provision` again".to_owned(),
             Self::Write { error, .. } => format!(

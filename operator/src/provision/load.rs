@@ -15,7 +15,7 @@ use super::objects::{
 use super::runtime::{self, Resources};
 use super::{Error, Place};
 use crate::kbs_admin::Access;
-use crate::model::{Desired, NodeName, Options, Pcr, State, Tag};
+use crate::model::{Boots, Desired, NodeName, Options, Pcr, State, Tag};
 use kbs_protocol::Secret;
 use kbs_protocol::volume_record::SignedRecord;
 pub(super) use machine::beside;
@@ -42,6 +42,10 @@ pub struct Directory {
     pub desired: Desired,
     /// The machines, as they are written down.
     pub machines: BTreeMap<NodeName, Entry>,
+    /// How an owner gets at a disk when attestation does not work.
+    pub recovery: Recovery,
+    /// The values that each image states; what is computed is in `desired` only.
+    pub images: BTreeMap<String, Boots>,
     /// What a person should know about the approved images.
     pub remarks: Vec<String>,
 }
@@ -55,6 +59,8 @@ pub struct Entry {
     pub place: Place,
     /// Each volume has a secret.
     pub volumes: BTreeSet<Tag>,
+    /// The init-data that it was started with, to the byte.
+    pub init_data: Option<String>,
     /// What Ignition gets on its first boot.
     pub ignition: Option<Arc<Config>>,
     /// What the machine has said of their keys, not yet believed.
@@ -245,7 +251,7 @@ impl Found {
             let records = volumes::records(&spec, &place)?;
             let mut runtime = shared.clone();
             runtime.extend(runtime::read(&spec.runtime, &place)?);
-            let (node, machine, mut volumes) =
+            let (node, machine, mut volumes, init_data) =
                 machine(&name, spec, &place, desired.options.identity)?;
             if escrowed {
                 volumes.extend(RECOVERY.parse::<Tag>());
@@ -264,6 +270,7 @@ impl Found {
                 name,
                 place,
                 volumes,
+                init_data,
                 ignition,
                 records,
                 runtime,
@@ -277,6 +284,12 @@ impl Found {
             kbs: spec.kbs,
             desired,
             machines,
+            recovery: spec.recovery,
+            images: self
+                .images
+                .into_iter()
+                .map(|(name, (image, _))| (name, image.reference_values))
+                .collect(),
             remarks,
         })
     }

@@ -47,6 +47,9 @@ pub struct State {
     pub revoked: BTreeSet<NodeName>,
     /// When something of a machine was last written, seconds since 1970.
     pub changed: BTreeMap<NodeName, u64>,
+    /// The cluster, `namespace/name`, whose operator has this memory now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed_over: Option<String>,
     /// The number of the journal that continues this.
     journal: u64,
 }
@@ -148,6 +151,15 @@ impl Record {
         self.note(Line::Doubted(value.to_owned()))
     }
 
+    /// From now on the operator of that cluster, `namespace/name`, keeps this memory: nobody else may write.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn hand_over(&mut self, to: &str) -> Result<(), Error> {
+        self.state.handed_over = Some(to.to_owned());
+        self.compact()
+    }
+
     /// Makes one file of record and journal.
     ///
     /// # Errors
@@ -203,6 +215,7 @@ impl State {
             observed: Observed::default(),
             revoked: BTreeSet::new(),
             changed: BTreeMap::new(),
+            handed_over: None,
             journal: 0,
         }
     }

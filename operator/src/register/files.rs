@@ -8,6 +8,7 @@
 //! administrators; nothing is kept in memory but a count, so what an administrator approves holds at once.
 
 use super::registry::{NewKey, Registry, Tpm};
+use super::sighting::Sighting;
 use kbs_protocol::encoding::hex;
 use kbs_protocol::enroll::{Refusal, RefusalKind, State};
 use kbs_protocol::volume_record::SignedRecord;
@@ -272,7 +273,7 @@ impl Registry for FileRegistry {
         self.admit_locked(key).unwrap_or_else(not_kept)
     }
 
-    fn record(&self, node: NodeId, record: &SignedRecord) -> Result<bool, Refusal> {
+    fn record(&self, node: NodeId, record: &SignedRecord, _: &Sighting) -> Result<bool, Refusal> {
         self.record_locked(node, record).unwrap_or_else(not_kept)
     }
 }

@@ -10,9 +10,10 @@
 //! that it was there.
 
 use super::registry::{MOST_KEYS, MOST_RECORDS, NewKey, Registry};
+use super::sighting::{self, Sighting};
 use crate::controllers::Error as ClusterError;
-use crate::controllers::beside::RECORDS;
 use crate::controllers::api::{AttestationKey, AttestationKeySpec, Machine, MachineSpec};
+use crate::controllers::beside::RECORDS;
 use crate::model::State as Wanted;
 use kbs_protocol::NodeId;
 use kbs_protocol::encoding::{b64, hex};
@@ -173,7 +174,12 @@ impl ObjectRegistry {
 }
 
 impl ObjectRegistry {
-    async fn record_object(&self, node: NodeId, record: &SignedRecord) -> Result<bool, Failure> {
+    async fn record_object(
+        &self,
+        node: NodeId,
+        record: &SignedRecord,
+        seen: &Sighting,
+    ) -> Result<bool, Failure> {
         let unknown = |detail: &str| Refusal::new(RefusalKind::UnknownNode, detail);
         for _ in 0..TRIES {
             let ours = ListParams::default().labels(&format!("{NODE}={node}"));
@@ -195,23 +201,33 @@ impl ObjectRegistry {
                 .transpose()
                 .map_err(|_| Failure::Damaged(key.name_any()))?;
             let records = known.get_or_insert_default();
-            if records.iter().any(|old| old.record == record.record) {
+            let before = key.annotations().get(sighting::ANNOTATION);
+            let before = before.and_then(|text| Sighting::parse(text));
+            let is_known = records.iter().any(|old| old.record == record.record);
+            let is_news = before.is_none_or(|before| seen.is_younger_than(&before));
+            if is_known && !is_news {
                 return Ok(true);
             }
-            if records.len() >= MOST_RECORDS {
+            if !is_known && records.len() >= MOST_RECORDS {
                 let detail = format!("{MOST_RECORDS} records are kept for this node");
                 return Err(Refusal::new(RefusalKind::TooManyRecords, detail).into());
             }
-            records.push(record.clone());
+            if !is_known {
+                records.push(record.clone());
+            }
             let text = serde_json::to_string(records).unwrap_or_default();
             // With the version that was read: two that come at once are both kept.
+            let mut notes = json!({RECORDS: text});
+            if is_news && let Some(notes) = notes.as_object_mut() {
+                notes.insert(sighting::ANNOTATION.to_owned(), json!(seen.to_text()));
+            }
             let change = json!({"metadata": {
-                "resourceVersion": key.resource_version(), "annotations": {RECORDS: text},
+                "resourceVersion": key.resource_version(), "annotations": notes,
             }});
             let (params, patch) = (PatchParams::default(), Patch::Merge(&change));
             match self.keys.patch(&key.name_any(), &params, &patch).await {
                 Err(error) if is_conflict(&error) => {}
-                written => return written.map(|_| false).map_err(Into::into),
+                written => return written.map(|_| is_known).map_err(Into::into),
             }
         }
         let detail = "somebody else writes the same key";
@@ -225,8 +241,14 @@ impl Registry for ObjectRegistry {
         admitted.map_err(Failure::told)
     }
 
-    fn record(&self, node: NodeId, record: &SignedRecord) -> Result<bool, Refusal> {
-        let recorded = self.runtime.block_on(self.record_object(node, record));
+    fn record(
+        &self,
+        node: NodeId,
+        record: &SignedRecord,
+        seen: &Sighting,
+    ) -> Result<bool, Refusal> {
+        let recorded = self.record_object(node, record, seen);
+        let recorded = self.runtime.block_on(recorded);
         recorded.map_err(Failure::told)
     }
 }

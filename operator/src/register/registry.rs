@@ -6,6 +6,7 @@
 //! ([`super::files`]), or objects of Kubernetes ([`super::objects`]).
 
 use super::keys::EkDigest;
+use super::sighting::Sighting;
 use kbs_protocol::NodeId;
 use kbs_protocol::encoding::{b64, hex};
 use kbs_protocol::enroll::{Refusal, RefusalKind, State};
@@ -22,11 +23,13 @@ pub trait Registry: Send + Sync {
     /// As [`Tpm::admit`], or [`RefusalKind::Failure`] when it cannot be kept.
     fn admit(&self, key: &NewKey<'_>) -> Result<State, Refusal>;
 
-    /// Applies [`Tpm::record`] to the TPM that has shown this node's key. Returns whether it was known already.
+    /// Applies [`Tpm::record`] to the TPM that has shown this node's key. Returns whether it was known already. A list in
+    /// a cluster also remembers when, and in which boot, the node was seen last.
     ///
     /// # Errors
     /// [`RefusalKind::UnknownNode`], as [`Tpm::record`], or [`RefusalKind::Failure`] when it cannot be kept.
-    fn record(&self, node: NodeId, record: &SignedRecord) -> Result<bool, Refusal>;
+    fn record(&self, node: NodeId, record: &SignedRecord, seen: &Sighting)
+    -> Result<bool, Refusal>;
 }
 
 /// An attestation key that has just been proved.

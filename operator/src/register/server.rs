@@ -24,6 +24,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -114,7 +115,15 @@ async fn serve_one(stream: TcpStream, acceptor: TlsAcceptor, router: Router, sou
     let Ok(Ok(stream)) = handshake.await else {
         return;
     };
-    let service = TowerToHyperService::new(router.layer(Extension(source)));
+    answer_on(stream, router.layer(Extension(source))).await;
+}
+
+/// HTTP/1 over a connection, until its client leaves or is too slow with the head of a request.
+pub(crate) async fn answer_on<S>(stream: S, router: Router)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = TowerToHyperService::new(router);
     let _ = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HANDSHAKE_TIME)

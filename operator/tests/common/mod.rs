@@ -143,7 +143,7 @@ impl Lab {
 
     /// The program, as a person starts it.
     pub fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
+        Command::new(sheepfold_tests::paths::binary("sheepfold-operator").unwrap())
             .args(arguments)
             .current_dir(self.files())
             .output()
@@ -334,6 +334,11 @@ impl Tpm {
         Self(AKS[index].clone())
     }
 
+    /// With this key.
+    pub fn of(key: rsa::RsaPrivateKey) -> Self {
+        Self(key)
+    }
+
     fn spki(&self) -> Vec<u8> {
         self.0
             .to_public_key()
@@ -379,14 +384,16 @@ impl Tpm {
         let volumes: Vec<Value> = volumes.collect();
         let record = json!({"version": 1, "node": node, "volumes": volumes}).to_string();
         let extra_data = kbs_protocol::volume_record::VolumeRecord::extra_data(&record);
-        json!({"evidence": self.evidence_at(&extra_data, clock), "record": record})
+        json!({"evidence": self.evidence_at(&extra_data, clock, 2), "record": record})
     }
 
-    fn evidence(&self, extra_data: &[u8]) -> Value {
-        self.evidence_at(extra_data, 1)
+    /// A quote over this, as the TPM would give it.
+    pub fn evidence(&self, extra_data: &[u8]) -> Value {
+        self.evidence_at(extra_data, 1, 2)
     }
 
-    fn evidence_at(&self, extra_data: &[u8], clock: u64) -> Value {
+    /// The same, at a time of its clock and after so many resets.
+    pub fn evidence_at(&self, extra_data: &[u8], clock: u64, resets: u32) -> Value {
         let pcrs = Self::pcrs();
         let message = [
             unhex("ff54434780180000"),
@@ -396,7 +403,8 @@ impl Tpm {
                 .to_vec(),
             extra_data.to_vec(),
             clock.to_be_bytes().to_vec(),
-            unhex("00000002000000030100000000000000ff"),
+            resets.to_be_bytes().to_vec(),
+            unhex("000000030100000000000000ff"),
             unhex("00000001000b03ffffff"),
             vec![0, 32],
             Sha256::digest(pcrs.concat()).to_vec(),

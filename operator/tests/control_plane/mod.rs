@@ -16,6 +16,7 @@
 )]
 
 use crate::common::{Lab, Tpm};
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -24,6 +25,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use sheepfold_operator::controllers::{self, Settings, api};
+use sheepfold_tests::paths;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, OnceLock, mpsc};
@@ -42,7 +44,8 @@ fn client() -> Option<Client> {
         Some(RUNTIME.block_on(async {
             let config = Config::infer().await.unwrap();
             let client = Client::try_from(config).unwrap();
-            install(&client).await;
+            let ours = api::crds().map(|crd| serde_json::to_value(crd).unwrap());
+            install(&client, ours.to_vec()).await;
             client
         }))
     });
@@ -53,12 +56,11 @@ fn client() -> Option<Client> {
 }
 
 /// Our definitions. A server before 1.25 does not know rules and refuses to hear of them.
-async fn install(client: &Client) {
+async fn install(client: &Client, definitions: Vec<Value>) {
     let version = client.apiserver_version().await.unwrap();
     let minor: u32 = version.minor.trim_end_matches('+').parse().unwrap();
     let crds: Api<CustomResourceDefinition> = Api::all(client.clone());
-    for crd in api::crds() {
-        let mut crd = serde_json::to_value(&crd).unwrap();
+    for mut crd in definitions {
         if minor < 25 {
             without_rules(&mut crd);
         }
@@ -95,6 +97,11 @@ pub struct Place {
 impl Place {
     /// Empty, but for the administrator's key; none where there is no API server.
     pub fn new() -> Option<Self> {
+        Self::with(|_| {})
+    }
+
+    /// The same, with another laboratory.
+    pub fn with(change: impl FnOnce(&mut lab_kbs::Options)) -> Option<Self> {
         let client = client()?;
         let number = NAMES.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("sheepfold-{}-{number}", std::process::id());
@@ -105,7 +112,7 @@ impl Place {
             .block_on(namespaces.create(&PostParams::default(), &object))
             .unwrap();
         let place = Self {
-            lab: Lab::start(),
+            lab: Lab::with(change),
             client,
             namespace,
         };
@@ -136,14 +143,39 @@ impl Place {
             None => ("", object["apiVersion"].as_str().unwrap()),
         };
         let kind = object["kind"].as_str().unwrap();
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
+        let api = self.dynamic(group, version, kind);
         let name = object["metadata"]["name"].as_str().unwrap();
         let params = PatchParams::apply("kubectl").force();
         RUNTIME
             .block_on(api.patch(name, &params, &Patch::Apply(object)))
             .map(drop)
+    }
+
+    /// Definitions of other objects.
+    pub fn install(&self, definitions: Vec<Value>) {
+        RUNTIME.block_on(install(&self.client, definitions));
+    }
+
+    fn dynamic(&self, group: &str, version: &str, kind: &str) -> Api<DynamicObject> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+    }
+
+    pub fn uid(&self, group: &str, version: &str, kind: &str, name: &str) -> String {
+        let api = self.dynamic(group, version, kind);
+        RUNTIME
+            .block_on(api.get(name))
+            .unwrap()
+            .metadata
+            .uid
+            .unwrap()
+    }
+
+    pub fn delete_dynamic(&self, group: &str, version: &str, kind: &str, name: &str) {
+        let api = self.dynamic(group, version, kind);
+        let _ = RUNTIME
+            .block_on(api.delete(name, &DeleteParams::default()))
+            .unwrap();
     }
 
     /// The documents of a manifest. It may name a namespace of its own.
@@ -322,11 +354,13 @@ impl Place {
         self.installed_operator_with(&[])
     }
 
+    /// The same, with further arguments.
     pub fn installed_operator_with(&self, arguments: &[&str]) -> Installed {
         self.rights(include_str!("../../deploy/rbac.yaml"));
         let log = self.lab.dir.path().join("operator.log");
-        let child = Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
+        let child = Command::new(paths::binary("sheepfold-operator").unwrap())
             .args(["run", "--namespace", &self.namespace])
+            .args(["--metrics", "127.0.0.1:0"])
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig_of("sheepfold-operator"))
             .stdout(Stdio::null())
@@ -334,6 +368,14 @@ impl Place {
             .spawn()
             .unwrap();
         Installed { child, log }
+    }
+
+    /// The program, as a person starts it who may do everything in the cluster.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(paths::binary("sheepfold-operator").unwrap())
+            .args(arguments)
+            .output()
+            .unwrap()
     }
 
     /// Service accounts and roles, for this namespace.
@@ -375,14 +417,18 @@ impl Drop for Place {
         // Machines with a finalizer would stay without an operator.
         let machines = self.api::<api::Machine>();
         RUNTIME.block_on(async {
-            let all = machines.list(&ListParams::default()).await;
-            for machine in all.into_iter().flatten() {
-                let free = json!({"metadata": {"finalizers": null}});
-                let name = machine.metadata.name.unwrap_or_default();
-                let _ = machines
-                    .patch(&name, &PatchParams::default(), &Patch::Merge(&free))
-                    .await;
-            }
+            let all = machines.list_metadata(&ListParams::default()).await;
+            let all = all.into_iter().flat_map(|list| list.items);
+            let freed = all.map(|machine| {
+                let machines = machines.clone();
+                async move {
+                    let free = json!({"metadata": {"finalizers": null}});
+                    let name = machine.metadata.name.unwrap_or_default();
+                    let params = PatchParams::default();
+                    drop(machines.patch(&name, &params, &Patch::Merge(&free)).await);
+                }
+            });
+            let () = stream::iter(freed).buffer_unordered(32).collect().await;
             let _ = namespaces
                 .delete(&self.namespace, &DeleteParams::default())
                 .await;
@@ -397,6 +443,40 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// The answer to `GET /metrics`.
+    pub fn metrics(&self) -> String {
+        let mut url = None;
+        eventually("it says where it can be asked", || {
+            let log = std::fs::read_to_string(&self.log).unwrap();
+            let mut lines = log.lines();
+            url = lines.find_map(|line| line.strip_prefix("metrics at ").map(str::to_owned));
+            url.is_some()
+        });
+        let client = reqwest::blocking::Client::builder()
+            .no_proxy()
+            .build()
+            .unwrap();
+        let answer = client.get(url.unwrap()).send().unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        assert!(
+            answer.headers()["content-type"]
+                .to_str()
+                .unwrap()
+                .starts_with("text/plain; version=0.0.4")
+        );
+        answer.text().unwrap()
+    }
+
+    /// The most memory that it has had resident, in KiB, as the kernel counts.
+    pub fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
+        line.trim_end_matches("kB").trim().parse().unwrap()
+    }
+
     /// Ends it, as a crash would; what it logged.
     pub fn end(self) -> String {
         let log = self.log.clone();

@@ -46,7 +46,7 @@ fn image_manifest(name: &str, world: &World) -> String {
 }
 
 /// The disk, as a boot would open it.
-fn opens(world: &World, volume: &Volume) -> bool {
+pub(crate) fn opens(world: &World, volume: &Volume) -> bool {
     let disk = volume.path.to_str().unwrap();
     let asked = world.clevis(["luks", "pass", "-d", disk, "-s", "1"]);
     let asked = asked.capture().unwrap();

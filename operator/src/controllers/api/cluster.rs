@@ -87,6 +87,10 @@ pub struct TrustedExecutionClusterSpec {
     /// `Namespace`: whoever reads Secrets here reads every disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copies: Option<Copies>,
+    /// After so many days without a sign of its TPM a machine that has unlocked is called `Stale`; default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub stale_after_days: Option<i64>,
     /// `host:port` at which nodes reach the KBS: its certificate names the host, if this operator makes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub public_trustee_addr: Option<String>,

@@ -10,7 +10,7 @@
 
 use super::ignition::Ignition;
 use crate::model::State;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,12 @@ use serde::{Deserialize, Serialize};
     doc = "A machine of the cluster. Deleting it deletes its secrets: its disks stay shut.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Node", type_ = "string", json_path = ".status.node"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.image"),
+    printcolumn(
+        name = "Attested",
+        type_ = "date",
+        json_path = ".status.lastAttestation"
+    ),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
     printcolumn(
         name = "Age",
@@ -113,17 +119,29 @@ pub struct MachineStatus {
     /// Why it is not served, in words; empty when it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// When its TPM last proved something to the registrar: that its key lives in it, or that it has opened its volumes. A
+    /// KBS does not report attestations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_attestation: Option<Time>,
+    /// The ApprovedImage that it had booted when it last said that it has opened its volumes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// How a machine stands, in one word.
 #[derive(
-    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord,
+    Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord,
 )]
 pub enum Phase {
     /// Known; its secrets are on their way into the KBS.
+    #[default]
     Registered,
     /// It gets its secrets when it attests.
     Served,
+    /// As `Served`; it has said, signed by its TPM, that it has opened its volumes, in a boot that is approved.
+    Unlocked,
+    /// As `Served`; what it last said is too old, or the boot that it said it in is no longer approved.
+    Stale,
     /// As `Served`; older secrets are kept until it has bound its volumes anew.
     Rotating,
     /// It gets nothing for now.
@@ -134,6 +152,29 @@ pub enum Phase {
     Revoked,
     /// The KBS lost its secrets, and there is no copy.
     Lost,
+}
+
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Registered,
+        Self::Served,
+        Self::Unlocked,
+        Self::Stale,
+        Self::Rotating,
+        Self::Held,
+        Self::Refused,
+        Self::Revoked,
+        Self::Lost,
+    ];
+
+    /// Whether such a machine gets its secrets when it attests.
+    pub fn is_served(self) -> bool {
+        matches!(
+            self,
+            Self::Served | Self::Unlocked | Self::Stale | Self::Rotating
+        )
+    }
 }
 
 /// An attestation key that a registrar has taken in. Belongs to the Machine whose id is its uuid.

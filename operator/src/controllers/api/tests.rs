@@ -94,7 +94,10 @@ fn rules_for_a_trustee_that_is_run_here() {
             json!({"replicas": 2, "storage": {"type": "LocalFs"}}),
             "a storage that they share",
         ),
-        (json!({"storage": {"type": "Postgres"}}), "urlSecret is needed"),
+        (
+            json!({"storage": {"type": "Postgres"}}),
+            "urlSecret is needed",
+        ),
         (json!({"storage": storage("Redis")}), "say release: main"),
         (
             json!({"release": "0.21", "storage": storage("Redis")}),

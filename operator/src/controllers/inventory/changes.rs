@@ -41,9 +41,15 @@ impl Inventory {
         }
     }
 
-    /// An image appeared, changed or went.
-    pub fn set_image(&mut self, name: &str, object: Option<api::ApprovedImage>, dirty: &mut Dirty) {
+    /// An image appeared, changed or went. Returns whether it approves something else now.
+    pub fn set_image(
+        &mut self,
+        name: &str,
+        object: Option<api::ApprovedImage>,
+        dirty: &mut Dirty,
+    ) -> bool {
         let approved = self.approves();
+        let before = self.images.get(name).map(|image| image.boots.clone());
         match object {
             Some(object) => {
                 let boots = parse::image(name, &object);
@@ -54,6 +60,7 @@ impl Inventory {
         dirty.images.insert(name.to_owned());
         // The first image and the last one are news for every machine.
         dirty.all |= approved != self.approves();
+        before.as_ref() != self.images.get(name).map(|image| &image.boots)
     }
 
     /// A machine appeared, changed or went.
@@ -89,6 +96,11 @@ impl Inventory {
         };
         self.machines.insert(name.to_owned(), entry);
         self.read_again(name, dirty);
+    }
+
+    /// A machine is to be looked at again, though nothing was seen of it.
+    pub fn touch(&self, name: &str, dirty: &mut Dirty) {
+        self.mark(name, dirty);
     }
 
     /// A machine has this status now: it was written.

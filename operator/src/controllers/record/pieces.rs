@@ -151,13 +151,14 @@ pub(super) fn piece_of(note: &Note) -> String {
     match note {
         Note::Value { name, .. } => piece_of_value(name),
         Note::AttestationPolicy { .. } | Note::ResourcePolicy { .. } => MAIN.to_owned(),
-        Note::Resource { path, .. } | Note::Delete { path } => {
-            let node = path.split('/').nth(1).map(str::parse);
-            match node {
-                Some(Ok(node)) => piece_of_node(&node),
-                _ => MAIN.to_owned(),
-            }
-        }
+        Note::Resource { path, .. } | Note::Delete { path } => piece_of_path(path),
+    }
+}
+
+pub(super) fn piece_of_path(path: &str) -> String {
+    match path.split('/').nth(1).map(str::parse) {
+        Some(Ok(node)) => piece_of_node(&node),
+        _ => MAIN.to_owned(),
     }
 }
 

@@ -81,7 +81,10 @@ impl Worker {
                 (desired.machines.get_mut(node), inventory.owner(node))
             {
                 secrets::put(machine, parsed, &object.spec, record, &mut vault)?;
-                let key = parsed.key.as_ref().and_then(|key| inventory.keys().get(key));
+                let key = parsed
+                    .key
+                    .as_ref()
+                    .and_then(|key| inventory.keys().get(key));
                 let boots = &desired.boots;
                 let objects = (object, key);
                 let mut remarks =
@@ -89,7 +92,12 @@ impl Worker {
                 let wanted = object.spec.ignition.as_ref();
                 let wanted = wanted.or(cluster.object.spec.ignition.as_ref());
                 remarks.extend(beside::ignition(
-                    machine, parsed, wanted, record, &mut configs, &mut vault,
+                    machine,
+                    parsed,
+                    wanted,
+                    record,
+                    &mut configs,
+                    &mut vault,
                 )?);
                 if !remarks.is_empty() {
                     findings.remarks.insert(node.clone(), remarks.join("; "));
@@ -110,7 +118,14 @@ impl Worker {
             }
         }
         findings.take(&plan);
-        let ended = apply(&plan.writes, record, client, &vault.bytes, &mut |_| {});
+        let mut written = 0usize;
+        let ended = apply(&plan.writes, record, client, &vault.bytes, &mut |done| {
+            written = done;
+        });
+        self.metrics.note(|figures| {
+            let written = u64::try_from(written).unwrap_or_default();
+            figures.kbs_writes = figures.kbs_writes.saturating_add(written);
+        });
         // What was finished before a failure is finished.
         let settled = record.settle();
         ended?;

@@ -14,6 +14,7 @@ impl Worker {
             Seen::Leading => {
                 log(format_args!("leading as {}", self.settings.identity));
                 self.leading = true;
+                self.metrics.note(|figures| figures.leading = true);
             }
             Seen::Cluster(change) => {
                 let known = inventory
@@ -32,9 +33,17 @@ impl Worker {
             }
             Seen::Image(change) => {
                 let known = inventory.images().keys().cloned().collect();
+                let mut names = BTreeSet::new();
                 changed("image", change, known, &mut self.listed, |name, object| {
-                    inventory.set_image(name, object, dirty);
+                    if inventory.set_image(name, object, dirty) {
+                        names.insert(name.to_owned());
+                    }
                 });
+                let mut dirty = std::mem::take(&mut self.dirty);
+                for name in &names {
+                    self.picture_changed(name, &mut dirty);
+                }
+                self.dirty = dirty;
             }
             Seen::Machine(change) => {
                 let known = match &change {

@@ -4,6 +4,7 @@
 
 use super::Worker;
 use super::carry_out::Findings;
+use super::seen::{self, Seen};
 use crate::controllers::api::{self, ClusterStatus, Phase};
 use crate::controllers::inventory::{Cluster, Dirty, Entry};
 use crate::controllers::record::Record;
@@ -30,24 +31,27 @@ impl Worker {
         let looked_at = self.looked_at(dirty);
         for name in &looked_at {
             let Some(entry) = self.inventory.machines().get(name) else {
-                forget(&mut self.phases, &mut self.served, name);
+                self.phases.forget(name);
+                self.pictures.set(name, None);
                 continue;
             };
             let object = &entry.object;
             if object.metadata.deletion_timestamp.is_some() {
-                forget(&mut self.phases, &mut self.served, name);
+                self.phases.forget(name);
                 let ours = object.finalizers().iter().any(|own| own == FINALIZER);
                 if ours && self.may_go(entry, record) {
                     gone.push((name.clone(), object.uid().unwrap_or_default()));
                 }
                 continue;
             }
-            let verdict = judge(entry, findings, record, self.inventory.approves());
-            let before = self.phases.insert(name.clone(), verdict.phase);
-            self.served = self
-                .served
-                .saturating_sub(usize::from(before.is_some_and(is_served)))
-                .saturating_add(usize::from(is_served(verdict.phase)));
+            let mut verdict = judge(entry, findings, record, self.inventory.approves());
+            let seen = self.seen(entry);
+            seen::add(&mut verdict, seen.as_ref(), &self.inventory, cluster);
+            let shown = seen
+                .filter(Seen::has_unlocked)
+                .map(|_| verdict.image.clone());
+            self.pictures.set(name, shown);
+            self.phases.set(name, verdict.phase);
             let wanted = status::machine(object, &verdict);
             if object.status.as_ref() != Some(&wanted) {
                 let told = object.status.as_ref().and_then(|old| old.reason.clone());
@@ -79,11 +83,25 @@ impl Worker {
             .map_err(|error| Error::api("release machines", &error))?;
         self.report_images(dirty).map_err(failed)?;
         self.report_keys(dirty).map_err(failed)?;
+        self.tell_metrics();
         self.report_cluster(cluster, findings).map_err(failed)
+    }
+
+    fn tell_metrics(&self) {
+        let images = self.inventory.images().values();
+        let good = images.filter(|image| image.boots.is_ok()).count();
+        let bad = self.inventory.images().len().saturating_sub(good);
+        self.metrics.note(|figures| {
+            figures.machines = Phase::ALL.map(|phase| self.phases.count(phase));
+            figures.images = [good, bad].map(|count| u64::try_from(count).unwrap_or_default());
+        });
     }
 
     /// A failed round, said where people look.
     pub(super) fn report_failure(&self, error: &Error) {
+        if error.is_about_the_kbs() {
+            self.metrics.note(|figures| figures.kbs_up = false);
+        }
         let Ok(Some(cluster)) = self.inventory.cluster() else {
             // A cluster that contradicts itself is not parsed, but it is there.
             for object in self.inventory.clusters() {
@@ -92,6 +110,38 @@ impl Worker {
             return;
         };
         self.write_failure(cluster.object, error);
+    }
+
+    /// Machines that appeared while nothing could be done for them: they are known, and what they wait for is said. All
+    /// others stand as they stood; that the KBS is away is said once, at the cluster.
+    pub(super) fn report_waiting(&mut self, dirty: &Dirty, error: &Error) {
+        let machines = self.inventory.machines();
+        let found = dirty
+            .machines
+            .iter()
+            .filter_map(|name| machines.get_key_value(name));
+        let new = found.filter(|(_, entry)| {
+            let known = entry.object.status.as_ref().and_then(|status| status.phase);
+            known.is_none() && entry.object.metadata.deletion_timestamp.is_none()
+        });
+        let statuses: Vec<_> = new
+            .map(|(name, entry)| {
+                let verdict = Verdict {
+                    reason: Some(format!("it waits: {error}")),
+                    node: entry.node.as_ref().map(ToString::to_string),
+                    ..Verdict::default()
+                };
+                (name.clone(), status::machine(&entry.object, &verdict))
+            })
+            .collect();
+        match self.writer.statuses::<api::Machine, _>(statuses.clone()) {
+            Ok(()) => {
+                for (name, status) in statuses {
+                    self.inventory.told(&name, status);
+                }
+            }
+            Err(error) => crate::controllers::log(format_args!("status of machines: {error}")),
+        }
     }
 
     fn write_failure(&self, object: &api::TrustedExecutionCluster, error: &Error) {
@@ -194,6 +244,7 @@ impl Worker {
 
     fn cluster_status(&self, object: &api::TrustedExecutionCluster) -> ClusterStatus {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        let served = i64::try_from(self.phases.served()).unwrap_or(i64::MAX);
         ClusterStatus {
             observed_generation: object.metadata.generation,
             observed_operator_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -202,7 +253,7 @@ impl Worker {
                 .client()
                 .map(|client| client.dialect().to_string()),
             machines: count(self.inventory.machines().len()),
-            served: count(self.served),
+            served,
             images: count(self.inventory.images().len()),
             ..ClusterStatus::default()
         }
@@ -218,6 +269,7 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
                 phase: Phase::Refused,
                 reason: Some(why.clone()),
                 node: entry.node.as_ref().map(ToString::to_string),
+                ..Verdict::default()
             };
         }
     };
@@ -226,6 +278,7 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
         phase,
         reason,
         node: Some(node.to_string()),
+        ..Verdict::default()
     };
     match parsed.machine.state {
         State::Held => return verdict(Phase::Held, None),
@@ -263,15 +316,5 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
             secrets::waits(parsed, &entry.object.spec, record).or_else(remark),
         ),
         (true, _, false) => verdict(Phase::Served, remark()),
-    }
-}
-
-fn is_served(phase: Phase) -> bool {
-    matches!(phase, Phase::Served | Phase::Rotating)
-}
-
-fn forget(phases: &mut std::collections::BTreeMap<String, Phase>, served: &mut usize, name: &str) {
-    if phases.remove(name).is_some_and(is_served) {
-        *served = served.saturating_sub(1);
     }
 }

@@ -36,6 +36,7 @@ impl Worker {
         }
         if fresh || due.probe {
             let found = self.keeper.recognise(&cluster, record)?;
+            self.metrics.note(|figures| figures.kbs_up = true);
             dirty.all |= fresh || found != Found::Ours;
             if found == Found::Emptied {
                 log(format_args!(
@@ -44,6 +45,9 @@ impl Worker {
                 let note =
                     "the KBS lost its storage: policies and reference values are written again";
                 self.writer.say(&object, true, "StorageLost", note);
+                self.metrics.note(|figures| {
+                    figures.storage_lost = figures.storage_lost.saturating_add(1);
+                });
             }
         }
         if due.refresh && !dirty.all {
@@ -53,6 +57,10 @@ impl Worker {
                 let names = differing.join(", ");
                 let note = format!("somebody else changed {names}: written again, find out who");
                 self.writer.say(&object, true, "ValuesChanged", &note);
+                let count = u64::try_from(differing.len()).unwrap_or_default();
+                self.metrics.note(|figures| {
+                    figures.foreign_changes = figures.foreign_changes.saturating_add(count);
+                });
                 dirty.part.values.extend(differing);
             }
         }

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A machine from its object: its node's name, what is wanted for it but for secrets, its volumes.
+/// A machine from its object: its node's name, what is wanted for it but for secrets, its volumes, its init-data.
 pub(super) fn machine(
     name: &str,
     spec: Machine,
     place: &Place,
     identity: Identity,
-) -> Result<(NodeName, model::Machine, BTreeSet<Tag>), Error> {
+) -> Result<(NodeName, model::Machine, BTreeSet<Tag>, Option<String>), Error> {
     let ak = match (spec.attestation_key, spec.record_file) {
         (Some(_), Some(_)) => {
             let why = format!("{name} has both attestationKey and recordFile");
@@ -41,12 +41,12 @@ pub(super) fn machine(
     };
     let machine = model::Machine {
         ak,
-        init_data: init_data.map(|text| InitDataDigest::of(&text)),
+        init_data: init_data.as_deref().map(InitDataDigest::of),
         state: spec.state,
         secrets: BTreeMap::new(),
         runtime: BTreeMap::new(),
     };
-    Ok((node, machine, spec.volumes))
+    Ok((node, machine, spec.volumes, init_data))
 }
 
 /// The name of a machine's node: derived from its key or assigned, as the cluster wants it.
