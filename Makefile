@@ -16,8 +16,9 @@ DIST    := $(TARGET)/dist/trustee-agent
 # Where the other programs are that packages take.
 PROGRAMS ?= $(TARGET)/release
 
-# How many machines the operator is measured with.
+# How many machines the operator is measured with, and how many nodes come at once.
 MACHINES ?= 10000
+NODES ?= 1000
 
 .PHONY: help setup build test vm-test operator-test demo bench bench-boot fuzz fuzz-smoke fuzz-long lint dist install install-files \
 	install-refvals install-refvals-files install-operator install-operator-files programs deb rpm
@@ -65,8 +66,12 @@ demo: build
 # Two builds of the agent: what is installed, and one that can speak to a software TPM and be measured.
 bench: build dist
 	cargo build --locked --release -p trustee-agent
-	cargo build --locked --workspace --example scale
+	cargo build --locked --workspace --example scale --example converge --example storm
 	$(TARGET)/debug/examples/scale $(MACHINES) > $(TARGET)/scale.md
+	echo >> $(TARGET)/scale.md
+	scripts/operator-test $(TARGET)/debug/examples/converge $(MACHINES) >> $(TARGET)/scale.md
+	echo >> $(TARGET)/scale.md
+	$(TARGET)/debug/examples/storm $(NODES) >> $(TARGET)/scale.md
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
 		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 
@@ -142,6 +147,7 @@ install-refvals-files:
 
 install-operator-files:
 	install -D -m 0755 -t $(DESTDIR)$(BINDIR) $(PROGRAMS)/sheepfold-operator
+	ln -sf sheepfold-operator $(DESTDIR)$(BINDIR)/kubectl-sheepfold
 
 programs: dist
 	cargo build --locked --release -p refvals -p sheepfold-operator

@@ -15,7 +15,7 @@ use output::{FEW, Progress, failure, say};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -66,7 +66,7 @@ enum Duty {
         kbs_address: Option<IpAddr>,
         /// Answer `GET /metrics` here, in Prometheus' text format, over plain HTTP.
         #[arg(long, value_name = "ADDRESS:PORT")]
-        metrics: Option<std::net::SocketAddr>,
+        metrics: Option<SocketAddr>,
         /// Be a bootstrap provider of Cluster API as well (operator/deploy/capi).
         #[arg(long)]
         cluster_api: bool,
