@@ -109,7 +109,7 @@ impl Bench {
         self.end(operator);
 
         let operator = self.place.installed_operator();
-        self.row("operator started anew, and one machine more", 3, |place| {
+        self.row("operator started anew, and one machine more", 5, |place| {
             create(place, machines..machines + 1);
             patiently("it is served", || {
                 place.status(&newcomer).phase == Some(Phase::Served)

@@ -159,25 +159,25 @@ impl Attest for Quote<'_> {
     }
 }
 
-/// Some of all requests fail or wait, all the time; in the middle of the storm, all of them fail.
+/// Of each hundred requests fourteen fail or wait, all the time; in the middle of the storm, all of them fail.
 fn trouble(lab: &Lab, start: Instant) {
     let faults = lab.server.faults();
+    let mut covered = lab.server.requests().len();
     while start.elapsed() < TROUBLE {
         if OUTAGE.contains(&start.elapsed().as_secs()) {
-            faults.clear();
             faults.set_text("status=any:503").unwrap();
             thread::sleep(Duration::from_secs(OUTAGE.end).saturating_sub(start.elapsed()));
+            faults.clear();
+            covered = lab.server.requests().len();
         }
-        faults.clear();
-        for fault in [
-            "drop-before=any*3",
-            "drop-mid-body=any*1",
-            "status=any:503*4",
-            "delay=any:3s*3",
-        ] {
-            faults.set_text(fault).unwrap();
+        let seen = lab.server.requests().len();
+        while covered < seen {
+            covered += 50;
+            for fault in FAULTS {
+                faults.set_text(fault).unwrap();
+            }
         }
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(200));
     }
     faults.clear();
 }
@@ -231,25 +231,41 @@ fn report(count: usize, tally: &Tally, seconds: &[(usize, usize)]) {
         share(100)
     );
     println!();
+    plot(seconds);
+}
+
+/// Bars of requests over time, in at most so many lines.
+fn plot(seconds: &[(usize, usize)]) {
+    let width = seconds.len().div_ceil(LINES).max(1);
+    let bars: Vec<(usize, usize)> = seconds
+        .chunks(width)
+        .map(|chunk| {
+            let sum = chunk.iter();
+            sum.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+        })
+        .collect();
+    let most = bars
+        .iter()
+        .map(|bar| bar.0 + bar.1)
+        .max()
+        .unwrap_or_default();
+    let per = most.div_ceil(COLUMNS).max(1);
     println!(
-        "Requests in each second (`#` answered, `-` failed; one character is {PER} requests):"
+        "Requests in each {width} s (`#` answered with 200, `-` failed; a character is {per}; nothing but 503 from \
+         second {} to {}):",
+        OUTAGE.start, OUTAGE.end
     );
     println!();
     println!("```");
-    for (second, (good, bad)) in seconds.iter().enumerate() {
-        let bar = |requests: &usize, with: &str| with.repeat(requests.div_ceil(PER));
-        let outage = if OUTAGE.contains(&(second as u64)) {
-            "outage"
-        } else {
-            ""
-        };
-        let line = format!(
-            "{second:3} s {outage:6} {:4} |{}{}",
+    for (number, (good, bad)) in bars.iter().enumerate() {
+        let bar = |requests: &usize, with: &str| with.repeat(requests.div_ceil(per));
+        println!(
+            "{:4} s {:4} {}{}",
+            number * width,
             good + bad,
             bar(good, "#"),
             bar(bad, "-")
         );
-        println!("{}", line.trim_end());
     }
     println!("```");
 }
@@ -268,6 +284,13 @@ const ARRIVAL: Duration = Duration::from_secs(10);
 const TROUBLE: Duration = Duration::from_secs(20);
 /// Seconds in which all of them fail.
 const OUTAGE: std::ops::Range<u64> = 5..8;
-/// A character of the plot.
-const PER: usize = 4;
+/// For each fifty requests. Few closed connections: three in a row end an agent, which takes them for a crash of the server.
+const FAULTS: [&str; 4] = [
+    "drop-before=any*1",
+    "drop-mid-body=any*1",
+    "status=any:503*3",
+    "delay=any:3s*2",
+];
+const LINES: usize = 40;
+const COLUMNS: usize = 70;
 const PATIENCE: Duration = Duration::from_secs(600);

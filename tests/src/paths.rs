@@ -86,8 +86,8 @@ fn binary_dir() -> Result<PathBuf> {
     let dir = exe
         .parent()
         .context("the running program has no directory")?;
-    // Test programs live one level down, in `deps/`.
-    if dir.ends_with("deps") {
+    // Test programs live one level down, in `deps/`, examples in `examples/`.
+    if dir.ends_with("deps") || dir.ends_with("examples") {
         dir.parent().map(Path::to_path_buf)
     } else {
         Some(dir.to_path_buf())

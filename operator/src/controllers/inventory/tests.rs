@@ -136,17 +136,19 @@ fn what_concerns_every_machine_makes_everything_dirty() {
     };
     let first = image(json!([testing::boot_tuple(0)]));
     let more = image(json!([testing::boot_tuple(0), testing::boot_tuple(1)]));
-    assert!(all(&mut |dirty| inventory.set_image(
+    assert!(all(&mut |dirty| assert!(inventory.set_image(
         "image",
         Some(first.clone()),
         dirty
-    )));
-    assert!(!all(&mut |dirty| inventory.set_image(
+    ))));
+    assert!(!all(&mut |dirty| assert!(inventory.set_image(
         "image",
         Some(more.clone()),
         dirty
+    ))));
+    assert!(all(&mut |dirty| assert!(
+        inventory.set_image("image", None, dirty)
     )));
-    assert!(all(&mut |dirty| inventory.set_image("image", None, dirty)));
 
     assert!(!all(&mut |dirty| inventory.set_cluster(
         "cluster",
