@@ -175,8 +175,10 @@ fn a_cluster_that_names_an_image_gets_its_trustee_and_nodes_get_their_secrets() 
     let Some(place) = Place::new() else { return };
     let [a, b] = [0, 1].map(Tpm::number);
     let port = free_port();
-    // The operator as it is installed, with the rights that come with it.
-    let operator = place.installed_operator_with(&["--kbs-address", "127.0.0.1", "--refresh", "2"]);
+    // The operator as it is installed, with the rights that come with it. It looks again after an hour: what it notices
+    // before, it was told.
+    let arguments = ["--kbs-address", "127.0.0.1", "--refresh", "3600"];
+    let operator = place.installed_operator_with(&arguments);
     let public = json!({"trusteeKbsPort": port, "publicTrusteeAddr": format!("127.0.0.1:{port}")});
     cluster(&place, public);
     place.image("good", json!([a.boot_tuple()]));
@@ -193,6 +195,7 @@ fn a_cluster_that_names_an_image_gets_its_trustee_and_nodes_get_their_secrets() 
     say_available(&place);
     await_condition(&place, "Available", true, "");
     await_condition(&place, "Ready", true, "Provisioned");
+    delete_service(&place);
 
     // None of the keys is where anybody with a view of the namespace can read.
     let mut readable = place.everything_readable();
@@ -250,6 +253,11 @@ fn what_somebody_changes_or_deletes_is_as_it_was() {
         spec["ingress"] == json!([{"ports": [{"protocol": "TCP", "port": 8080}]}])
             && spec["egress"].is_null()
     });
+    delete_service(&place);
+}
+
+/// Somebody deletes the Service: it comes back.
+fn delete_service(place: &Place) {
     let gone = place.get::<Service>(render::SERVICE).metadata.uid;
     let services: Api<Service> = place.api();
     drop(
@@ -258,7 +266,7 @@ fn what_somebody_changes_or_deletes_is_as_it_was() {
             .unwrap(),
     );
     eventually("there is a Service again", || {
-        find::<Service>(&place, render::SERVICE).is_some_and(|service| service.metadata.uid != gone)
+        find::<Service>(place, render::SERVICE).is_some_and(|service| service.metadata.uid != gone)
     });
 }
 

@@ -98,10 +98,10 @@ fn rules_for_a_trustee_that_is_run_here() {
             json!({"storage": {"type": "Postgres"}}),
             "urlSecret is needed",
         ),
-        (json!({"storage": storage("Redis")}), "say release: main"),
+        (json!({"storage": storage("Redis")}), "release: main"),
         (
             json!({"release": "0.21", "storage": storage("Redis")}),
-            "say release: main",
+            "release: main",
         ),
     ] {
         let spec = with(bad);
