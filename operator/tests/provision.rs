@@ -257,7 +257,7 @@ fn status_compares_files_record_and_kbs() {
         serde_json::from_slice(&lab.run(&["status", ".", "--json"]).stdout).unwrap()
     };
     let before = status();
-    assert_eq!(before["pending"], 8, "{before}");
+    assert_eq!(before["pending"], 9, "{before}");
     assert_eq!(before["machines"][0]["volumes"][0]["secret"], "missing");
     ok(lab.run(&["provision", "."]));
     let after = status();
