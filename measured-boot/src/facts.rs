@@ -133,16 +133,17 @@ pub struct SectionFacts {
 impl ImageFacts {
     /// The way that the parts suggest: a unified kernel image is there to be booted.
     pub fn usual_route(&self) -> Option<Route> {
-        let is_systemd = self
-            .boot_loader
-            .as_ref()
-            .and_then(|loader| loader.sbat.as_deref())
-            .is_some_and(|sbat| sbat.lines().any(|line| line.starts_with("systemd-boot,")));
+        let sbat = self.boot_loader.as_ref();
+        let sbat = sbat.and_then(|loader| loader.sbat.as_deref());
+        let is = |component| {
+            sbat.is_some_and(|sbat| sbat.lines().any(|line| line.starts_with(component)))
+        };
         match (&self.shim, &self.uki, &self.boot_loader) {
             (Some(_), Some(_), _) => Some(Route::ShimUki),
-            (None, Some(_), Some(_)) if is_systemd => Some(Route::SdbootUki),
+            (None, Some(_), Some(_)) if is("systemd-boot,") => Some(Route::SdbootUki),
             (None, Some(_), _) => Some(Route::Uki),
             (Some(_), None, Some(_)) if self.kernel.is_some() => Some(Route::ShimGrub),
+            (None, None, Some(_)) if self.kernel.is_some() && is("grub,") => Some(Route::Grub),
             _ => None,
         }
     }

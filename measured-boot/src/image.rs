@@ -15,6 +15,7 @@ mod content;
 mod parts;
 mod tree;
 
+pub use compression::{decompressed, is_compressed};
 pub use parts::{Architecture, Choice};
 
 use crate::bank::Digest;
@@ -49,7 +50,7 @@ impl Scanner {
     /// the decompressor says; [`Error::TooLarge`] and [`Error::TooMany`] for more than any real image has.
     pub fn layer(&mut self, layer: &mut dyn Read) -> Result<Digest, Error> {
         let mut layer = Hashed {
-            source: compression::open(layer)?,
+            source: decompressed(layer)?,
             hasher: Sha256::new(),
         };
         self.tree.begin_layer();

@@ -33,6 +33,8 @@ pub struct BootPath {
 pub enum Route {
     /// Firmware, shim, GRUB, kernel.
     ShimGrub,
+    /// Firmware, GRUB, kernel: with Secure Boot off, or with the owner's own keys in `db`.
+    Grub,
     /// Firmware, shim, unified kernel image under the name of the second stage.
     ShimUki,
     /// Firmware, systemd-boot, unified kernel image.
@@ -74,6 +76,11 @@ impl Route {
 
     /// Whether a unified kernel image is at its end.
     pub fn has_uki(self) -> bool {
-        self != Self::ShimGrub
+        !self.has_grub()
+    }
+
+    /// Whether GRUB loads the kernel.
+    pub fn has_grub(self) -> bool {
+        matches!(self, Self::ShimGrub | Self::Grub)
     }
 }

@@ -100,21 +100,30 @@ pub fn candidates(
 ) -> Result<Vec<Prediction>, Error> {
     refuse_what_is_not_modelled(image, platform)?;
     let counts = kernel_counts(image, platform, path);
-    counts
-        .candidates
-        .iter()
-        .map(|count| {
-            let mut sequence = Sequence::new(image, platform);
-            if !counts.observed {
-                sequence.unobserved(format!(
-                    "{} measures the kernel {count} times",
-                    counts.loader
-                ));
-            }
-            run(&mut sequence, image, path, *count)?;
-            Ok(sequence.finish(path.route, *count))
-        })
-        .collect()
+    let boots = counts.candidates.iter().map(|count| {
+        let mut sequence = Sequence::new(image, platform);
+        if !counts.observed {
+            sequence.unobserved(format!(
+                "{} measures the kernel {count} times",
+                counts.loader
+            ));
+        }
+        run(&mut sequence, image, path, *count)?;
+        Ok::<_, Error>(sequence.finish(path.route, *count))
+    });
+    let (mut possible, mut refused) = (Vec::new(), None);
+    for boot in boots {
+        match boot {
+            Ok(prediction) => possible.push(prediction),
+            Err(error) if error.means_no_boot() => refused = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match refused {
+        // A boot that does not start is no candidate beside one that does.
+        Some(error) if possible.is_empty() => Err(error),
+        _ => Ok(possible),
+    }
 }
 
 /// The story of a boot.
@@ -132,6 +141,15 @@ fn run(
             sequence.load_by_shim(part(&image.boot_loader, image, "boot loader")?)?;
             let kernel = part(&image.kernel, image, "kernel")?;
             sequence.kernel_by_grub(kernel, kernel_measurements)?;
+        }
+        Route::Grub => {
+            sequence.load_by_firmware(part(&image.boot_loader, image, "boot loader")?)?;
+            let kernel = part(&image.kernel, image, "kernel")?;
+            // Without shim there is nobody to verify it for GRUB: firmware loads the kernel, verifies and measures it,
+            // or GRUB reads it as any file.
+            for _ in 0..kernel_measurements {
+                sequence.load_by_firmware(kernel)?;
+            }
         }
         Route::ShimUki => {
             sequence.shim(path.fallback == Fallback::Continues)?;
@@ -202,10 +220,16 @@ fn kernel_counts(image: &ImageFacts, platform: &PlatformFacts, path: &BootPath) 
             observed: true,
             ..counts
         },
-        (Route::ShimGrub, Some(count)) => grub::Counts {
+        (Route::ShimGrub | Route::Grub, Some(count)) => grub::Counts {
             candidates: vec![count],
             observed: true,
             ..counts
+        },
+        // What was counted was counted behind shim.
+        (Route::Grub, None) => grub::Counts {
+            candidates: vec![0, 1],
+            observed: false,
+            loader: format!("{} without shim", counts.loader),
         },
         (Route::ShimGrub, None) => counts,
     }

@@ -315,6 +315,68 @@ fn files_come_under_their_paths_through_links() {
 }
 
 #[test]
+fn grub_that_firmware_starts() {
+    let grub = |text: &str| {
+        let sections = vec![
+            (".text", text.as_bytes().to_vec()),
+            (".sbat", b"sbat,1,x\ngrub,5,FSF,grub,2.12,url\n".to_vec()),
+        ];
+        PeFile::new(sections).build().0
+    };
+    let kernel = || Layer::new().file("boot/vmlinuz-6.1", &program("kernel"));
+    let found = |layer: Layer, choice: &Choice| scan_with(&[layer.end()], choice).unwrap();
+    let without = Choice {
+        route: Some(Route::Grub),
+        ..Choice::default()
+    };
+    // By its own name, under that of removable media, both, or as it is packaged.
+    let (vendor, removable) = ("EFI/debian/grubx64.efi", "EFI/BOOT/BOOTX64.EFI");
+    let packaged = "usr/lib/grub/x86_64-efi/monolithic/grubx64.efi";
+    for (paths, choice) in [
+        (&[vendor][..], Choice::default()),
+        (&[removable], Choice::default()),
+        (&[vendor, removable], Choice::default()),
+        (&[vendor, removable], without.clone()),
+        (&[packaged], without.clone()),
+    ] {
+        let layer = paths
+            .iter()
+            .fold(kernel(), |layer, path| layer.file(path, &grub("grub")));
+        let image = found(layer, &choice);
+        assert_eq!(image.route, Some(Route::Grub), "{paths:?}");
+        assert_eq!(
+            image.boot_loader.unwrap().authenticode,
+            digest(&grub("grub"))
+        );
+        assert!(image.shim.is_none() && image.kernel.is_some(), "{paths:?}");
+    }
+    // Two that differ: a person has to say which.
+    let two = kernel()
+        .file(vendor, &grub("one"))
+        .file(removable, &grub("two"))
+        .end();
+    let error = scan_with(&[two], &without).unwrap_err();
+    assert!(matches!(error, Error::Ambiguous { .. }), "{error}");
+    // Where shim is, it is passed over only by a person who says so.
+    let both = || {
+        kernel()
+            .file("EFI/debian/shimx64.efi", &shim())
+            .file(removable, &shim())
+            .file(vendor, &grub("grub"))
+    };
+    assert_eq!(
+        found(both(), &Choice::default()).route,
+        Some(Route::ShimGrub)
+    );
+    let image = found(both(), &without);
+    assert_eq!((image.route, image.shim), (Some(Route::Grub), None));
+    assert_eq!(image.boot_loader.unwrap().name, vendor);
+    // Another program in front of a kernel is nothing that we know.
+    let other = kernel().file(removable, &program("who knows"));
+    assert_eq!(found(other, &Choice::default()).route, None);
+}
+
+#[test]
 fn what_stands_in_front_decides_about_the_way() {
     let uki = |layer: Layer| layer.file("EFI/Linux/a.efi", &uki("a")).end();
     assert_eq!(scan(&[uki(Layer::new())]).unwrap().route, Some(Route::Uki));

@@ -47,6 +47,50 @@ fn shim_version(image: &mut ImageFacts, major: u16, minor: u16) {
 }
 
 #[test]
+fn grub_without_shim() {
+    let (image, mut platform) = (image(), platform());
+    let path = BootPath::new(Route::Grub);
+    let predict = |platform: &PlatformFacts, path: &BootPath| candidates(&image, platform, path);
+    // Firmware loads the kernel for GRUB, verifies and measures it, or GRUB reads it itself.
+    let boots = predict(&platform, &path).unwrap();
+    let four = |kernel: &[&'static str]| [&[CALLING, "|", "loader"], kernel].concat();
+    let seven = |last: &[&'static str]| [&FIRMWARE[..], &["db:loader"], last].concat();
+    assert_eq!(story(&boots[0], 4), four(&[]));
+    assert_eq!(story(&boots[0], 7), seven(&[]));
+    // The kernel of the made-up image is nothing that the firmware trusts: that boot does not start.
+    assert_eq!(boots.len(), 1);
+    set(&mut platform, "db", &hashes(&["loader", "kernel"]));
+    let boots = predict(&platform, &path).unwrap();
+    assert_eq!(story(&boots[1], 4), four(&["kernel"]));
+    assert_eq!(story(&boots[1], 7), seven(&["db:kernel"]));
+    assert_eq!(boots.len(), 2);
+    for boot in &boots {
+        assert_eq!(story(boot, 14), Vec::<String>::new());
+        assert_eq!(boot.unobserved.len(), 1, "nobody has seen it");
+        assert_eq!(boot.sbat_level, None);
+    }
+    // A person has counted.
+    let counted = BootPath {
+        kernel_measurements: Some(1),
+        ..path.clone()
+    };
+    let boots = predict(&platform, &counted).unwrap();
+    assert_eq!(boots.len(), 1);
+    assert_eq!(story(&boots[0], 4), four(&["kernel"]));
+    assert!(boots[0].unobserved.is_empty());
+    // Secure Boot off: nobody is asked.
+    platform.secure_boot = false;
+    let boots = predict(&platform, &path).unwrap();
+    assert_eq!(boots.len(), 2);
+    assert_eq!(story(&boots[1], 7), FIRMWARE);
+    // GRUB that nobody trusts does not start, however often it would measure.
+    platform.secure_boot = true;
+    set(&mut platform, "db", &hashes(&["kernel"]));
+    let error = predict(&platform, &path).unwrap_err();
+    assert!(matches!(error, Error::NotAuthorised { .. }), "{error}");
+}
+
+#[test]
 fn an_ordinary_boot() {
     let boot = boot(&grub(), |_, _| {}).unwrap();
     assert_eq!(story(&boot, 4), [CALLING, "|", "shim", "loader", "kernel"]);

@@ -111,6 +111,10 @@ impl Cluster {
 
     /// What `provision` would write: the boot tuples; or what it says.
     fn tuples(&self) -> Result<Vec<Value>, (i32, String)> {
+        self.tuples_and_remarks().map(|(tuples, _)| tuples)
+    }
+
+    fn tuples_and_remarks(&self) -> Result<(Vec<Value>, String), (i32, String)> {
         let output = Command::new(env!("CARGO_BIN_EXE_sheepfold-operator"))
             .args(["--json", "provision", "--dry-run"])
             .arg(self.path())
@@ -124,7 +128,8 @@ impl Cluster {
         }
         let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
         let added = plan["values"]["boot_tuples"]["added"].as_array().unwrap();
-        Ok(added.iter().map(|entry| entry["value"].clone()).collect())
+        let tuples = added.iter().map(|entry| entry["value"].clone());
+        Ok((tuples.collect(), stderr))
     }
 }
 
@@ -164,6 +169,22 @@ fn an_image_in_a_registry_is_pulled_once_and_approves_what_it_boots() {
         sorted(cluster.tuples().unwrap()),
         sorted(vec![by_hand, tuple("A", "A")])
     );
+}
+
+#[test]
+fn a_label_that_is_not_what_the_image_boots_is_remarked() {
+    let cluster = Cluster::new("{}");
+    let four = tuple("A", "A")["pcr04"].clone();
+    for (value, differs) in [(four, false), (json!("0".repeat(64)), true)] {
+        let label = json!({"pcrs": [{"id": 4, "value": value}]}).to_string();
+        let image = Image::of(&files("A", "A"), &label);
+        let reference = layout(&cluster.path().join("layout"), &image);
+        cluster.image("a", &reference, "");
+        let (tuples, remarks) = cluster.tuples_and_remarks().unwrap();
+        assert_eq!(tuples, [tuple("A", "A")], "the label changes nothing");
+        let says = "a: the label org.coreos.pcrs says 0000";
+        assert_eq!(remarks.contains(says), differs, "{remarks}");
+    }
 }
 
 #[test]

@@ -22,8 +22,8 @@ use std::process::ExitCode;
 
 /// From bootable images and platforms to the PCR values that machines will show.
 ///
-/// An IMAGE is host/repository@sha256:… in a registry, an OCI layout or an uncompressed archive of one, any other
-/// directory (a mounted image, an ESP), or a document that `refvals image` wrote.
+/// An IMAGE is host/repository@sha256:… in a registry, containers-storage:NAME, an OCI layout or an archive as podman and
+/// docker save it (PATH[:NAME]), any other directory (a mounted image, an ESP), or a document that `refvals image` wrote.
 /// A PLATFORM is profile:NAME, a file of firmware's flash (OVMF_VARS…), a directory of efivarfs, an event log, or
 /// a document that `refvals platform` wrote.
 ///
@@ -166,12 +166,9 @@ fn execute(command: Command) -> Result<ExitCode, Error> {
             let path = path.along(&image)?;
             let predictions = candidates(&image, &platform, &path)?;
             let mut boots = boots(&predictions, bank.get())?;
-            // Where several boots are possible the label may mean any of them.
-            let says = |tuple: &Tuple| label::contradictions(&image, tuple, bank.get());
-            if boots.iter().all(|(tuple, _)| !says(tuple).is_empty()) {
-                for (tuple, remarks) in &mut boots {
-                    remarks.extend(says(tuple));
-                }
+            let says = label::check(&image, &path, std::slice::from_ref(&platform), bank.get())?;
+            for (_, remarks) in &mut boots {
+                remarks.extend(says.clone());
             }
             say(&table::boots(
                 &boots,
@@ -192,17 +189,19 @@ fn execute(command: Command) -> Result<ExitCode, Error> {
         } => {
             let rollout = rollout(&images, &how, &platform, partial_esp, &path, &bank)?;
             let reachable = combine(&rollout)?;
+            let says = labels(&rollout)?;
             let boots: Vec<(Tuple, Vec<String>)> = reachable
                 .boots
                 .iter()
                 .map(|(tuple, boot)| (tuple.clone(), remarks(boot)))
                 .collect();
-            say(&table::boots(
-                &boots,
-                &pcrs,
-                format.get(),
-                || json!({"images": images, "platforms": platform, "bank": bank.get(), "deadEnds": reachable.dead_ends}),
-            ));
+            say(&table::boots(&boots, &pcrs, format.get(), || {
+                json!({"images": images, "platforms": platform, "bank": bank.get(), "deadEnds": reachable.dead_ends,
+                    "labels": says})
+            }));
+            for sentence in says {
+                eprintln!("refvals: {sentence}");
+            }
             for (combination, why) in &reachable.dead_ends {
                 eprintln!("refvals: {} does not start: {why}", parts(combination));
             }
@@ -264,6 +263,16 @@ fn rollout(
         phases: Vec::new(),
         partial_esp,
     })
+}
+
+/// What the images' labels say that their boots do not show.
+fn labels(rollout: &Rollout) -> Result<Vec<String>, Error> {
+    let mut all = Vec::new();
+    for Approved { facts, path } in &rollout.images {
+        let says = label::check(facts, path, &rollout.platforms, rollout.bank)?;
+        all.extend(says.iter().map(|says| format!("{}: {says}", facts.name)));
+    }
+    Ok(all)
 }
 
 fn remarks(boot: &Boot) -> Vec<String> {

@@ -1,25 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Images, wherever they are: a directory (a mounted image, an ESP), an OCI layout or an archive of one, a registry, or
-//! facts that were computed before.
+//! Images, wherever they are: a directory (a mounted image, an ESP), an OCI layout, an archive as podman and docker save
+//! them, the storage of podman, a registry, or facts that were computed before.
 
+mod archive;
 mod cache;
 mod cosign;
 mod directory;
+mod docker_archive;
 mod layout;
 mod oci;
+mod place;
 mod registry;
+mod storage;
 mod verified;
 
 pub use cache::usual_cache;
 pub use directory::directory;
+pub use place::beside;
 pub use registry::Access;
 
 use crate::Error;
-use layout::{Archive, Layout, LayoutStore};
+use archive::Archive;
+use layout::{Layout, LayoutStore};
 use measured_boot::facts::ImageFacts;
 use measured_boot::image::Choice;
 use oci::{Descriptor, Manifest};
+use place::{KINDS, Place, STORAGE, Wanted};
 use registry::Reference;
 use std::fs::File;
 use std::io::Read as _;
@@ -40,7 +47,10 @@ pub struct Options {
 
 /// Loads the facts of an image:
 ///
-/// * a directory with `oci-layout` in it, or an archive of one, `@sha256:…` after it where it holds several images;
+/// * `containers-storage:[[driver@]directory]name`: an image that podman keeps;
+/// * a directory with `oci-layout` in it, an archive of one, or an archive as docker saves it, compressed or not;
+///   `:name` or `@sha256:…` after it where it holds several images; `oci:`, `oci-archive:` and `docker-archive:` may
+///   stand before it, and are then insisted on;
 /// * any other directory, as it is;
 /// * a JSON document that `refvals image` wrote;
 /// * otherwise `host/repository@sha256:…` in a registry.
@@ -54,34 +64,91 @@ pub fn load(
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImageFacts, Error> {
-    let (name, digest) = match source.rsplit_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (source, None),
+    let (kind, text) = match source.split_once(':') {
+        Some((STORAGE, name)) => {
+            refuse_key(source, options)?;
+            return storage::load(name, options, progress);
+        }
+        Some((kind, text)) if KINDS.contains(&kind) => (Some(kind), text),
+        _ => (None, source),
     };
-    let path = Path::new(
-        name.strip_prefix("oci:")
-            .or(name.strip_prefix("dir:"))
-            .unwrap_or(name),
-    );
-    if path.join("oci-layout").is_file() {
-        let store = LayoutStore::Directory(Layout::open(path));
-        return from_layout(&store, path, digest, options, progress);
+    let Place { path, wanted } = Place::parse(text);
+    let has_layout = path.join("oci-layout").is_file();
+    match kind {
+        None | Some("oci") if has_layout => {
+            let store = LayoutStore::Directory(Layout::open(path));
+            from_layout(&store, path, wanted, options, progress)
+        }
+        None | Some("dir") if path.is_dir() && wanted == Wanted::default() => {
+            refuse_key(source, options)?;
+            directory(path, source, &options.choice)
+        }
+        None if !path.is_file() => from_registry(source, options, progress),
+        None if starts_as_archive(path)? => from_archive(path, kind, wanted, options, progress),
+        None => {
+            refuse_key(source, options)?;
+            from_document(source, path, options)
+        }
+        Some("oci-archive" | "docker-archive") => {
+            from_archive(path, kind, wanted, options, progress)
+        }
+        Some(_) => Err(Error::Reference {
+            got: source.to_owned(),
+            expected: "a directory of that kind",
+        }),
     }
-    if path.is_dir() {
-        return directory(path, source, &options.choice);
+}
+
+/// Only a place that can hold signatures can be asked for one.
+fn refuse_key(source: &str, options: &Options) -> Result<(), Error> {
+    match options.cosign_key {
+        Some(_) => Err(Error::Unsigned {
+            digest: source.to_owned(),
+            why: "only registries and OCI layouts keep signatures beside an image",
+        }),
+        None => Ok(()),
     }
-    if !path.is_file() {
-        return from_registry(source, options, progress);
-    }
+}
+
+fn starts_as_archive(path: &Path) -> Result<bool, Error> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(Error::io("read", path))?;
     file.take(512)
         .read_to_end(&mut start)
         .map_err(Error::io("read", path))?;
-    if Archive::is_archive(&start) {
-        let store = LayoutStore::Archive(Archive::open(path)?);
-        return from_layout(&store, path, digest, options, progress);
+    Ok(Archive::is_archive(&start))
+}
+
+/// Archives of today hold both forms: the layout, whose blobs are named by digests, is read before the other.
+fn from_archive(
+    path: &Path,
+    kind: Option<&str>,
+    wanted: Wanted<'_>,
+    options: &Options,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<ImageFacts, Error> {
+    let archive = Archive::open(path)?;
+    let is_layout = archive.has("oci-layout") && kind != Some("docker-archive");
+    let is_docker = archive.has(docker_archive::MANIFEST) && kind != Some("oci-archive");
+    if is_layout {
+        return from_layout(
+            &LayoutStore::Archive(archive),
+            path,
+            wanted,
+            options,
+            progress,
+        );
     }
+    if is_docker {
+        refuse_key(&path.display().to_string(), options)?;
+        return docker_archive::load(&archive, wanted, options, progress);
+    }
+    let why = "the archive holds neither oci-layout nor manifest.json, as archives of images do";
+    Err(Error::document(path.display().to_string(), why))
+}
+
+/// What `refvals image` wrote.
+fn from_document(source: &str, path: &Path, options: &Options) -> Result<ImageFacts, Error> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let mut facts: ImageFacts =
         serde_json::from_slice(&bytes).map_err(|error| Error::document(source, error))?;
@@ -93,11 +160,11 @@ pub fn load(
 fn from_layout(
     store: &LayoutStore,
     path: &Path,
-    digest: Option<&str>,
+    wanted: Wanted<'_>,
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImageFacts, Error> {
-    let root = layout::root(&mut layout::index(store)?, path, digest)?;
+    let root = layout::root(store, path, wanted)?;
     if let Some(key) = &options.cosign_key {
         let key = cosign::key(key)?;
         let signatures = store

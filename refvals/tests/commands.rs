@@ -101,6 +101,18 @@ fn a_label_that_is_not_what_the_image_boots_is_told() {
             differs,
             "{remarks}"
         );
+        // Among the boots of an update, against those that this image has alone.
+        let other = tempfile::tempdir().unwrap();
+        image("B", "").write_layout(other.path());
+        let (answer, said) = refvals("combine", &[directory.path(), other.path()]);
+        let labels = answer["about"]["labels"].as_array().unwrap();
+        assert_eq!(labels.len(), usize::from(differs));
+        assert_eq!(
+            said.contains("org.coreos.pcrs says 0000"),
+            differs,
+            "{said}"
+        );
+        assert_eq!(pcrs(&answer).len(), 4, "the label changes nothing");
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Boot, Combination, Reachable, Rollout, Tuple};
 use crate::bytes::Blob;
 use crate::error::Error;
 use crate::facts::ImageFacts;
-use crate::path::{BootPath, Route};
+use crate::path::BootPath;
 use crate::platform::PlatformFacts;
 use crate::predict::{Prediction, candidates};
 use std::collections::BTreeSet;
@@ -158,7 +158,7 @@ impl Rollout {
     }
 
     fn with_phases(&self, path: BootPath) -> Vec<BootPath> {
-        match self.phases.is_empty() || path.route == Route::ShimGrub {
+        match self.phases.is_empty() || path.route.has_grub() {
             true => vec![path],
             false => {
                 let phases = self.phases.iter().cloned();

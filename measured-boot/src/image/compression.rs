@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! How a layer is compressed. Its media type says so too, but tools disagree about it and the first bytes do not.
+//! How a layer, or an archive of layers, is compressed. Its media type says so too, but tools disagree about it and the
+//! first bytes do not.
 
 use crate::error::Error;
 use std::io::{self, BufReader, Cursor, Read};
 
-/// The uncompressed archive of a layer.
-pub(super) fn open<'a>(layer: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>, Error> {
+/// What is in it, unpacked: gzip (RFC 1952, several members), zstd (RFC 8878, several frames), or as it is.
+///
+/// # Errors
+/// [`Error::Read`] for what the reader or the decompressor says.
+pub fn decompressed<'a>(mut layer: impl Read + 'a) -> Result<Box<dyn Read + 'a>, Error> {
     let mut magic = Vec::with_capacity(MAGIC);
-    let read = (&mut *layer).take(4).read_to_end(&mut magic);
+    let read = (&mut layer).take(4).read_to_end(&mut magic);
     read.map_err(|error| unreadable(&error))?;
     let is_gzip = magic.starts_with(&GZIP);
-    // zstd:chunked begins with an ordinary frame, but a skippable one may come first.
-    let is_zstd = magic == ZSTD || matches!(magic.as_slice(), [0x50..=0x5f, 0x2a, 0x4d, 0x18]);
+    let is_zstd = is_zstd(&magic);
     let whole = BufReader::with_capacity(BUFFER, Cursor::new(magic).chain(layer));
     if is_gzip {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(whole)));
@@ -25,6 +28,16 @@ pub(super) fn open<'a>(layer: &'a mut dyn Read) -> Result<Box<dyn Read + 'a>, Er
         return Ok(Box::new(limited.map_err(|error| unreadable(&error))?));
     }
     Ok(Box::new(whole))
+}
+
+/// Whether a file that begins so is compressed in a way that [`decompressed`] knows.
+pub fn is_compressed(start: &[u8]) -> bool {
+    start.starts_with(&GZIP) || is_zstd(start.get(..MAGIC).unwrap_or_default())
+}
+
+/// zstd:chunked begins with an ordinary frame, but a skippable one may come first.
+fn is_zstd(magic: &[u8]) -> bool {
+    magic == ZSTD || matches!(magic, [0x50..=0x5f, 0x2a, 0x4d, 0x18])
 }
 
 fn unreadable(error: &io::Error) -> Error {

@@ -3,11 +3,17 @@
 //! Which files of an image boot: shim, boot loader, kernel, unified kernel image, by where distributions put them.
 //! Where there are several candidates nobody guesses: they are listed, and a person says which.
 
+mod places;
+mod texts;
+
 use super::content::{Content, Program};
-use crate::bank::Digests;
 use crate::error::Error;
-use crate::facts::{ImageFacts, OsRelease, TextFacts};
+use crate::facts::ImageFacts;
 use crate::path::Route;
+use places::{
+    ESP, GRUB_MONOLITHIC, GRUB_PACKAGED, KERNEL, SHIM_PACKAGED, SYSTEMD_BOOT, UKI, in_place,
+    release,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -136,23 +142,37 @@ impl<'a> Search<'a> {
 
     /// What firmware starts.
     fn first_stage(&self, esp: &[&'a str]) -> Result<Option<&'a str>, Error> {
-        let shim = format!("shim{}.efi", self.arch);
-        let removable = format!("/BOOT/boot{}.efi", self.arch);
         let ends = |path: &str, end: &str| {
             path.to_ascii_lowercase()
                 .ends_with(&end.to_ascii_lowercase())
         };
-        let mut candidates: Vec<&str> = esp
-            .iter()
-            .copied()
-            .filter(|path| ends(path, &format!("/{shim}")) && !path.contains("/BOOT/"))
-            .collect();
+        let called = |name: &str| -> Vec<&str> {
+            let name = format!("/{name}{}.efi", self.arch);
+            let vendors = esp.iter().copied().filter(|path| !path.contains("/BOOT/"));
+            vendors.filter(|path| ends(path, &name)).collect()
+        };
+        let removable = format!("/BOOT/boot{}.efi", self.arch);
         let removable = esp.iter().copied().find(|path| ends(path, &removable));
+        let is_without_shim = self.choice.route == Some(Route::Grub);
+        let mut candidates = match is_without_shim {
+            true => called("grub"),
+            false => called("shim"),
+        };
+        // What is asked to boot without shim is not shim under the name of removable media.
+        let removable = removable.filter(|path| !(is_without_shim && self.is_shim(path)));
         match (candidates.as_slice(), removable) {
+            ([], None) if is_without_shim => {
+                let signed = self.packaged(GRUB_PACKAGED);
+                return Ok(signed.or_else(|| self.packaged(GRUB_MONOLITHIC)));
+            }
             ([], None) => {
-                return Ok(self
-                    .packaged(SHIM_PACKAGED)
-                    .or_else(|| self.packaged(SYSTEMD_BOOT)));
+                if let Some(shim) = self.packaged(SHIM_PACKAGED) {
+                    return Ok(Some(shim));
+                }
+                candidates = called("grub");
+                if candidates.is_empty() {
+                    return Ok(self.packaged(SYSTEMD_BOOT));
+                }
             }
             // The same program at both paths, as it should be, measures the same.
             ([one], Some(removable)) if self.same(one, removable) => {}
@@ -181,7 +201,7 @@ impl<'a> Search<'a> {
     }
 
     fn kernels(&self, image: &mut ImageFacts) -> Result<(), Error> {
-        if image.uki.is_none() && self.choice.route != Some(Route::ShimGrub) {
+        if image.uki.is_none() && !self.choice.route.is_some_and(Route::has_grub) {
             let is_uki = |path: &&str| {
                 let program = self.program(path);
                 UKI.iter().any(|place| in_place(path, place))
@@ -211,69 +231,6 @@ impl<'a> Search<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Measured on their way, and not predicted.
-    fn extras(&self, esp: &[&'a str]) -> Vec<String> {
-        let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-        let beside_shim = esp.iter().copied().filter(|path| {
-            let name = name(path);
-            let is_efi = name.ends_with(".efi");
-            is_efi && (name.starts_with("revocations") || name.starts_with("shim_certificate"))
-        });
-        let addons = self.files.keys().map(String::as_str).filter(|path| {
-            path.ends_with(".addon.efi") && UKI_AND_ADDONS.iter().any(|dir| path.starts_with(dir))
-        });
-        let options = esp
-            .iter()
-            .copied()
-            .filter(|path| name(path).ends_with(".csv"));
-        let with_options = options.filter(|path| match self.files.get(*path) {
-            Some(Content::Text(text)) => hands_options(text),
-            _ => false,
-        });
-        let extras = beside_shim.chain(addons).map(str::to_owned);
-        extras
-            .chain(with_options.map(|path| format!("{path} (load options for shim)")))
-            .collect()
-    }
-
-    fn os(&self) -> Option<OsRelease> {
-        let text = OS_RELEASE
-            .iter()
-            .find_map(|path| match self.files.get(*path) {
-                Some(Content::Text(text)) => Some(String::from_utf8_lossy(text).into_owned()),
-                _ => None,
-            })?;
-        let value = |key: &str| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.unwrap_or_default()
-                .trim_matches(['"', '\''])
-                .to_owned()
-        };
-        Some(OsRelease {
-            id: value("ID"),
-            version_id: value("VERSION_ID"),
-            pretty_name: value("PRETTY_NAME"),
-        })
-    }
-
-    fn grub_configs(&self) -> Vec<TextFacts> {
-        let configs = self
-            .files
-            .iter()
-            .filter(|(path, _)| path.ends_with("grub.cfg"));
-        configs
-            .filter_map(|(path, content)| match content {
-                Content::Text(text) => Some(TextFacts {
-                    path: path.clone(),
-                    digests: Digests::of(text),
-                }),
-                _ => None,
-            })
-            .collect()
     }
 
     /// A file in the directory of the first stage; in a versioned place, in the same directory of another component.
@@ -353,116 +310,4 @@ impl<'a> Search<'a> {
             }),
         }
     }
-}
-
-/// A place where distributions keep what belongs on the ESP.
-struct Place {
-    prefix: &'static str,
-    /// Segments between the prefix and `EFI`.
-    versioned: bool,
-}
-
-impl Place {
-    fn holds(&self, path: &str) -> bool {
-        let Some(rest) = path.strip_prefix(self.prefix) else {
-            return false;
-        };
-        match self.versioned {
-            true => rest.split('/').nth(2) == Some("EFI"),
-            false => true,
-        }
-    }
-}
-
-/// Whether a line of what fallback reads (UTF-16: program, label, options, description) has options.
-fn hands_options(text: &[u8]) -> bool {
-    let units: Vec<u16> = text
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|unit| u16::from_le_bytes(*unit))
-        .collect();
-    let text = String::from_utf16_lossy(&units);
-    text.lines().any(|line| {
-        line.split(',')
-            .nth(2)
-            .is_some_and(|options| !options.trim().is_empty())
-    })
-}
-
-/// `*` stands for one segment, or for the rest of one.
-fn in_place(path: &str, place: &str) -> bool {
-    let (mut path, mut place) = (path.split('/'), place.split('/'));
-    loop {
-        match (path.next(), place.next()) {
-            (None, None) => return true,
-            (Some(segment), Some(pattern)) => {
-                let (begin, end) = pattern.split_once('*').unwrap_or((pattern, ""));
-                let is_exact = !pattern.contains('*') && segment == pattern;
-                let fits = segment.len() > begin.len().saturating_add(end.len())
-                    && segment.starts_with(begin)
-                    && segment.ends_with(end);
-                if !(is_exact || pattern.contains('*') && fits) {
-                    return false;
-                }
-            }
-            _ => return false,
-        }
-    }
-}
-
-/// The directory of modules, or what follows `vmlinuz-`.
-fn release(path: &str) -> Option<String> {
-    let modules = path
-        .strip_prefix("usr/lib/modules/")
-        .and_then(|rest| rest.split('/').next());
-    modules
-        .or_else(|| path.split_once("vmlinuz-").map(|(_, release)| release))
-        .map(str::to_owned)
-}
-
-const ESP: [Place; 6] = [
-    place("usr/lib/efi/", true),
-    place("usr/lib/bootupd/updates/EFI/", false),
-    place("usr/lib/ostree-boot/efi/EFI/", false),
-    place("boot/efi/EFI/", false),
-    place("efi/EFI/", false),
-    place("EFI/", false),
-];
-const SHIM_PACKAGED: [&str; 2] = [
-    "usr/lib/shim/shim{arch}.efi.signed",
-    "usr/lib/shim/shim{arch}.efi",
-];
-const GRUB_PACKAGED: [&str; 2] = [
-    "usr/lib/grub/x86_64-efi-signed/grub{arch}.efi.signed",
-    "usr/lib/grub/arm64-efi-signed/grub{arch}.efi.signed",
-];
-const SYSTEMD_BOOT: [&str; 2] = [
-    "usr/lib/systemd/boot/efi/systemd-boot{arch}.efi.signed",
-    "usr/lib/systemd/boot/efi/systemd-boot{arch}.efi",
-];
-const UKI: [&str; 4] = [
-    "usr/lib/modules/*/*.efi",
-    "boot/EFI/Linux/*.efi",
-    "boot/efi/EFI/Linux/*.efi",
-    "EFI/Linux/*.efi",
-];
-const UKI_AND_ADDONS: [&str; 6] = [
-    "usr/lib/modules/",
-    "boot/",
-    "EFI/",
-    "loader/addons/",
-    "efi/",
-    "usr/lib/efi/",
-];
-const KERNEL: [&str; 4] = [
-    "usr/lib/modules/*/vmlinuz",
-    "boot/vmlinuz-*",
-    "vmlinuz-*",
-    "vmlinuz",
-];
-const OS_RELEASE: [&str; 2] = ["usr/lib/os-release", "etc/os-release"];
-
-const fn place(prefix: &'static str, versioned: bool) -> Place {
-    Place { prefix, versioned }
 }

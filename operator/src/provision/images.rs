@@ -11,7 +11,7 @@ use measured_boot::bank::Bank;
 use measured_boot::combine::{Approved, Reachable, Rollout, combine};
 use measured_boot::image::Choice;
 use measured_boot::path::BootPath;
-use refvals::{platform, source};
+use refvals::{label, platform, source};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -52,7 +52,7 @@ pub(super) fn approve(
         boots.extend(image.reference_values.clone());
     }
     for group in groups(images) {
-        let reachable = reachable(&group, images, registries, cluster)?;
+        let reachable = reachable(&group, images, registries, cluster, &mut remarks)?;
         for (tuple, boot) in &reachable.boots {
             boots.tuples.insert(read(tuple)?);
             remarks.extend(boot.unobserved.iter().map(|what| {
@@ -93,12 +93,13 @@ fn groups(images: &Images) -> Vec<BTreeSet<&str>> {
     groups
 }
 
-/// The boots of one group.
+/// The boots of one group; what the labels of its images say otherwise is remarked.
 fn reachable(
     group: &BTreeSet<&str>,
     images: &Images,
     registries: &Registries,
     cluster: &Path,
+    remarks: &mut Vec<String>,
 ) -> Result<Reachable, Error> {
     let (mut approved, mut names, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     let (mut partial_esp, mut last) = (false, None);
@@ -106,7 +107,7 @@ fn reachable(
     for (name, (image, place)) in members {
         let computed = |error: refvals::Error| failed(name, place, error);
         let base = base(&place.file);
-        let reference = local(image.image.as_deref().unwrap_or_default(), base);
+        let reference = source::beside(image.image.as_deref().unwrap_or_default(), base);
         let options = options(image, registries, cluster);
         let mut facts = source::load(&reference, &options, &mut |_, _| {}).map_err(computed)?;
         name.clone_into(&mut facts.name);
@@ -123,7 +124,12 @@ fn reachable(
         names.push(name.as_str());
         partial_esp |= image.boot.partial_esp;
         for row in &image.platforms {
-            let sources = row.split(',').map(|source| local(source, base));
+            let sources = row
+                .split(',')
+                .map(|source| match source.starts_with("profile:") {
+                    true => source.to_owned(),
+                    false => source::beside(source, base),
+                });
             let row = sources.collect::<Vec<_>>().join(",");
             if !rows.contains(&row) {
                 rows.push(row);
@@ -147,6 +153,11 @@ fn reachable(
     }
     let (platforms, platform_updates) =
         platform::load_rows(&rows).map_err(|error| failed(name, place, error))?;
+    for Approved { facts, path } in &approved {
+        let says = label::check(facts, path, &platforms, Bank::Sha256);
+        let says = says.map_err(|error| failed(name, place, error))?;
+        remarks.extend(says.iter().map(|says| format!("{}: {says}", facts.name)));
+    }
     let reachable = combine(&Rollout {
         images: approved,
         updates,
@@ -183,24 +194,6 @@ fn options(image: &ApprovedImage, registries: &Registries, cluster: &Path) -> so
         },
         cosign_key: file(&registries.cosign_key_file),
         cache: source::usual_cache(),
-    }
-}
-
-/// What is a file beside the object stays one, wherever the operator runs; all else is left as it is.
-fn local(written: &str, base: &Path) -> String {
-    let (prefix, rest) = match written.split_once(':') {
-        Some((prefix @ ("oci" | "dir"), rest)) => (Some(prefix), rest),
-        _ => (None, written),
-    };
-    let (path, digest) = match rest.rsplit_once('@') {
-        Some((path, digest)) => (path, format!("@{digest}")),
-        None => (rest, String::new()),
-    };
-    let path = base.join(path);
-    match (path.exists(), prefix) {
-        (false, _) => written.to_owned(),
-        (true, Some(prefix)) => format!("{prefix}:{}{digest}", path.display()),
-        (true, None) => format!("{}{digest}", path.display()),
     }
 }
 

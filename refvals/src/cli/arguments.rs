@@ -39,6 +39,8 @@ pub(super) struct ChoiceArgs {
 enum RouteArg {
     /// Firmware, shim, GRUB, kernel.
     ShimGrub,
+    /// Firmware, GRUB, kernel.
+    Grub,
     /// Firmware, shim, unified kernel image.
     ShimUki,
     /// Firmware, systemd-boot, unified kernel image.
@@ -61,6 +63,7 @@ impl ChoiceArgs {
             select: self.select.clone(),
             route: self.boot_path.map(|route| match route {
                 RouteArg::ShimGrub => Route::ShimGrub,
+                RouteArg::Grub => Route::Grub,
                 RouteArg::ShimUki => Route::ShimUki,
                 RouteArg::SdbootUki => Route::SdbootUki,
                 RouteArg::Uki => Route::Uki,

@@ -3,22 +3,17 @@
 //! Images on this disk: an OCI image layout (a directory with `oci-layout`, `index.json` and `blobs/`), or an archive
 //! of one, as `podman save --format oci-archive` and `skopeo copy … oci-archive:` write it.
 
+use super::archive::Archive;
 use super::oci::{Descriptor, Manifest, Store};
+use super::place::{Wanted, is_same_name};
 use crate::Error;
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek as _, SeekFrom};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A layout in a directory.
 pub(super) struct Layout {
     directory: PathBuf,
-}
-
-/// A layout in an uncompressed archive: where each of its files begins, and its size.
-pub(super) struct Archive {
-    path: PathBuf,
-    files: BTreeMap<String, (u64, u64)>,
 }
 
 impl Layout {
@@ -34,83 +29,41 @@ impl Layout {
     }
 }
 
-impl Archive {
-    /// Whether a file begins as an archive does.
-    pub(super) fn is_archive(start: &[u8]) -> bool {
-        start.get(257..262) == Some(b"ustar")
-    }
-
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(Error::io("read", path))?;
-        let mut archive = tar::Archive::new(BufReader::new(file));
-        let mut files = BTreeMap::new();
-        for entry in archive
-            .entries_with_seek()
-            .map_err(Error::io("read", path))?
-        {
-            let entry = entry.map_err(Error::io("read", path))?;
-            let name = entry.path().map_err(Error::io("read", path))?;
-            let name = name.to_string_lossy().trim_start_matches("./").to_owned();
-            files.insert(name, (entry.raw_file_position(), entry.size()));
-        }
-        Ok(Self {
-            path: path.to_owned(),
-            files,
-        })
-    }
-
-    fn file(&self, name: &str) -> Result<std::io::Take<File>, Error> {
-        let missing = || {
-            Error::document(
-                self.path.display().to_string(),
-                format!("there is no {name} in it"),
-            )
-        };
-        let (start, size) = *self.files.get(name).ok_or_else(missing)?;
-        let mut file = File::open(&self.path).map_err(Error::io("read", &self.path))?;
-        file.seek(SeekFrom::Start(start))
-            .map_err(Error::io("read", &self.path))?;
-        Ok(file.take(size))
-    }
-}
-
-/// The manifest that a layout's index leads to: the named digest, or the only one.
+/// The manifest that a layout's index leads to: the named one, or the only one.
 pub(super) fn root(
-    index: &mut dyn Read,
+    store: &LayoutStore,
     place: &Path,
-    digest: Option<&str>,
+    wanted: Wanted<'_>,
 ) -> Result<Descriptor, Error> {
     let place = place.display().to_string();
-    let mut bytes = Vec::new();
-    index
-        .take(super::oci::MAX_MANIFEST)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::document(&place, error))?;
-    let index: Manifest =
-        serde_json::from_slice(&bytes).map_err(|error| Error::document(&place, error))?;
-    let wanted = |descriptor: &&Descriptor| digest.is_none_or(|digest| descriptor.digest == digest);
-    let found: Vec<&Descriptor> = index.manifests.iter().filter(wanted).collect();
-    match (found.as_slice(), digest) {
+    let index = store.index()?;
+    let is_wanted = |descriptor: &&Descriptor| {
+        let is_digest = |digest| descriptor.digest == digest;
+        let is_name = |name| {
+            let known = descriptor.annotations.get(REF_NAME);
+            known.is_some_and(|known| known == name || is_same_name(known, name))
+        };
+        wanted.digest.is_none_or(is_digest) && wanted.name.is_none_or(is_name)
+    };
+    let found: Vec<&Descriptor> = index.manifests.iter().filter(is_wanted).collect();
+    match (found.as_slice(), wanted.digest) {
         ([one], _) => Ok((*one).clone()),
         // A manifest below an index that the layout names.
         (_, Some(digest)) => Ok(Descriptor::named(digest)),
         _ => {
-            let digests: Vec<&str> = found
+            let digests: Vec<&str> = index
+                .manifests
                 .iter()
                 .map(|descriptor| descriptor.digest.as_str())
                 .collect();
-            let why = format!(
-                "it holds several images: write @ and one of {}",
-                digests.join(", ")
-            );
+            let why = match found.len() {
+                0 => "no image in it is called so",
+                _ => "it holds several images",
+            };
+            let why = format!("{why}: write @ and one of {}", digests.join(", "));
             Err(Error::document(place, why))
         }
     }
-}
-
-/// Opens `index.json` of either.
-pub(super) fn index<'s>(store: &'s LayoutStore) -> Result<Box<dyn Read + 's>, Error> {
-    store.file("index.json")
 }
 
 /// Either of them.
@@ -127,23 +80,25 @@ impl LayoutStore {
         })
     }
 
-    /// The manifest with this name in the index (`org.opencontainers.image.ref.name`), such as cosign's.
-    pub(super) fn tagged(&self, tag: &str) -> Result<Option<Descriptor>, Error> {
+    fn index(&self) -> Result<Manifest, Error> {
         let mut bytes = Vec::new();
         let read = self
             .file("index.json")?
             .take(super::oci::MAX_MANIFEST)
             .read_to_end(&mut bytes);
         read.map_err(|error| Error::document("index.json", error))?;
-        let index: Manifest =
-            serde_json::from_slice(&bytes).map_err(|error| Error::document("index.json", error))?;
+        serde_json::from_slice(&bytes).map_err(|error| Error::document("index.json", error))
+    }
+
+    /// The manifest with this name in the index (`org.opencontainers.image.ref.name`), such as cosign's.
+    pub(super) fn tagged(&self, tag: &str) -> Result<Option<Descriptor>, Error> {
         let is_named = |descriptor: &Descriptor| {
             descriptor
                 .annotations
                 .get(REF_NAME)
                 .is_some_and(|name| name.rsplit(':').next() == Some(tag))
         };
-        Ok(index.manifests.into_iter().find(is_named))
+        Ok(self.index()?.manifests.into_iter().find(is_named))
     }
 }
 

@@ -45,13 +45,14 @@ struct Platform {
 pub(super) struct Manifest {
     #[serde(default)]
     pub(super) manifests: Vec<Descriptor>,
-    config: Option<Descriptor>,
+    pub(super) config: Option<Descriptor>,
     #[serde(default)]
     pub(super) layers: Vec<Descriptor>,
 }
 
+/// What the layers of an image are, unpacked, and its labels.
 #[derive(Debug, Deserialize)]
-struct Config {
+pub(super) struct Config {
     #[serde(default)]
     config: Option<Inner>,
     rootfs: RootFs,
@@ -93,47 +94,86 @@ pub(super) fn facts(
         let chosen = of_architecture(&manifest, name, choice.architecture)?;
         manifest = document(store, &chosen, true, MAX_MANIFEST)?;
     }
-    let wrong = |why: &str| Error::document(format!("the manifest of {name}"), why);
     let Some(config) = &manifest.config else {
-        return Err(wrong("it has no config: an index that names an index"));
+        let why = "it has no config: an index that names an index";
+        return Err(Error::document(format!("the manifest of {name}"), why));
     };
     let config: Config = document(store, config, false, MAX_CONFIG)?;
-    if config.rootfs.diff_ids.len() != manifest.layers.len() || manifest.layers.len() > MAX_LAYERS {
-        return Err(wrong("its layers are not those of its config"));
+    let layers = Layers {
+        sizes: manifest.layers.iter().map(|layer| layer.size).collect(),
+        open: &mut |number| match manifest.layers.get(number) {
+            Some(layer) => Verified::new(store.open(layer, false)?, layer),
+            None => Err(Error::document(name, "it has no such layer")),
+        },
+    };
+    scan(&config, layers, name, choice, progress)
+}
+
+/// The layers of an image, wherever they are, the lowest first.
+pub(super) struct Layers<'l, 's> {
+    /// Bytes to read of each, where that is known.
+    pub(super) sizes: Vec<Option<u64>>,
+    /// Opens one by its number.
+    pub(super) open: &'l mut dyn FnMut(usize) -> Result<Verified<'s>, Error>,
+}
+
+/// Looks through the layers; each must be, unpacked, what the config says.
+pub(super) fn scan(
+    config: &Config,
+    layers: Layers<'_, '_>,
+    name: &str,
+    choice: &Choice,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<ImageFacts, Error> {
+    let diff_ids = &config.rootfs.diff_ids;
+    if diff_ids.len() != layers.sizes.len() || diff_ids.len() > MAX_LAYERS {
+        let why = "its layers are not those of its config";
+        return Err(Error::document(format!("the manifest of {name}"), why));
     }
-    let all = manifest
-        .layers
-        .iter()
-        .filter_map(|layer| layer.size)
-        .fold(0, u64::saturating_add);
-    let mut done = 0;
+    let sizes = layers.sizes.iter().flatten();
+    let all = sizes.fold(0, |all: u64, size| all.saturating_add(*size));
+    let mut done = 0_u64;
     let mut scanner = Scanner::new();
-    for (layer, diff_id) in manifest.layers.iter().zip(&config.rootfs.diff_ids) {
-        let mut report = |count: u64| progress(count.saturating_add(done), all);
-        let mut reader = Verified::new(store.open(layer, false)?, layer)?;
-        reader.report(&mut report);
-        let scanned = scanner.layer(&mut reader);
+    for (number, diff_id) in diff_ids.iter().enumerate() {
+        let mut reader = (layers.open)(number)?;
+        let layer = reader.name().to_owned();
+        let scanned = scanner.layer(&mut Watched {
+            reader: &mut reader,
+            report: &mut |count| progress(done.saturating_add(count), all),
+        });
         let count = reader.finish_or(scanned.as_ref().err().cloned())?;
         done = done.saturating_add(count);
         let found = format!("sha256:{}", scanned?);
         if found != *diff_id {
             return Err(Error::Digest {
-                what: format!("the uncompressed layer {}", layer.digest),
+                what: format!("the uncompressed layer {layer}"),
                 expected: diff_id.clone(),
                 found,
             });
         }
     }
     let mut facts = scanner.finish(name, choice)?;
-    let labels = config
-        .config
-        .and_then(|inner| inner.labels)
-        .unwrap_or_default();
+    let labels = config.config.as_ref();
+    let labels = labels.and_then(|inner| inner.labels.as_ref());
     facts.claimed_pcrs = labels
-        .get(LABEL)
+        .and_then(|labels| labels.get(LABEL))
         .map(|label| claimed(label))
         .unwrap_or_default();
     Ok(facts)
+}
+
+/// A layer on its way, watched by a progress bar.
+struct Watched<'w, 's> {
+    reader: &'w mut Verified<'s>,
+    report: &'w mut dyn FnMut(u64),
+}
+
+impl Read for Watched<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer)?;
+        (self.report)(self.reader.count());
+        Ok(read)
+    }
 }
 
 /// A JSON document, whole and verified.
@@ -223,5 +263,5 @@ fn claimed(label: &str) -> BTreeMap<u8, String> {
 /// Label of the config in which some builders state PCR values.
 const LABEL: &str = "org.coreos.pcrs";
 pub(super) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
-const MAX_CONFIG: u64 = 8 * 1024 * 1024;
+pub(super) const MAX_CONFIG: u64 = 8 * 1024 * 1024;
 const MAX_LAYERS: usize = 1024;

@@ -10,11 +10,11 @@ use std::io::{self, Read};
 pub(super) struct Verified<'a> {
     source: Box<dyn Read + 'a>,
     hasher: Sha256,
-    expected: String,
+    name: String,
+    expected: Option<String>,
     size: Option<u64>,
     count: u64,
     failed: Option<String>,
-    report: Option<&'a mut dyn FnMut(u64)>,
 }
 
 impl<'a> Verified<'a> {
@@ -32,16 +32,35 @@ impl<'a> Verified<'a> {
         Ok(Self {
             source,
             hasher: Sha256::new(),
-            expected: descriptor.digest.clone(),
+            name: descriptor.digest.clone(),
+            expected: Some(descriptor.digest.clone()),
             size: descriptor.size,
             count: 0,
             failed: None,
-            report: None,
         })
     }
 
-    pub(super) fn report(&mut self, report: &'a mut dyn FnMut(u64)) {
-        self.report = Some(report);
+    /// A layer that no digest names as it lies there: the DiffID of what is in it is compared by whoever unpacks it.
+    pub(super) fn unnamed(source: Box<dyn Read + 'a>, name: &str) -> Self {
+        Self {
+            source,
+            hasher: Sha256::new(),
+            name: name.to_owned(),
+            expected: None,
+            size: None,
+            count: 0,
+            failed: None,
+        }
+    }
+
+    /// How errors call it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Bytes that have passed.
+    pub(super) fn count(&self) -> u64 {
+        self.count
     }
 
     /// Reads what is left, and compares. Whatever went wrong before (`error`) may be due to the wrong bytes, so that
@@ -53,17 +72,19 @@ impl<'a> Verified<'a> {
         }
         if let Some(why) = self.failed {
             return Err(Error::Cut {
-                what: self.expected,
+                what: self.name,
                 why,
             });
         }
-        let found = format!("sha256:{:x}", self.hasher.finalize());
-        if found != self.expected {
-            return Err(Error::Digest {
-                what: "a blob".to_owned(),
-                expected: self.expected,
-                found,
-            });
+        if let Some(expected) = self.expected {
+            let found = format!("sha256:{:x}", self.hasher.finalize());
+            if found != expected {
+                return Err(Error::Digest {
+                    what: "a blob".to_owned(),
+                    expected,
+                    found,
+                });
+            }
         }
         match error {
             Some(error) => Err(error.into()),
@@ -79,7 +100,9 @@ impl Read for Verified<'_> {
                 self.failed = Some(error.to_string());
             }
         })?;
-        self.hasher.update(buffer.get(..read).unwrap_or_default());
+        if self.expected.is_some() {
+            self.hasher.update(buffer.get(..read).unwrap_or_default());
+        }
         self.count = self
             .count
             .saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
@@ -90,9 +113,6 @@ impl Read for Verified<'_> {
             );
             self.failed = Some(why.clone());
             return Err(io::Error::other(why));
-        }
-        if let Some(report) = &mut self.report {
-            report(self.count);
         }
         Ok(read)
     }

@@ -27,14 +27,26 @@ pub(crate) struct Image {
     pub(crate) tags: BTreeMap<String, String>,
 }
 
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(bytes).unwrap();
+    gzip.finish().unwrap()
+}
+
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 
 impl Image {
     pub(crate) fn put(&mut self, bytes: Vec<u8>) -> Value {
+        self.put_as("x", bytes)
+    }
+
+    /// With the media type that other tools insist on: `application/vnd.oci.image.` and this.
+    fn put_as(&mut self, kind: &str, bytes: Vec<u8>) -> Value {
         let digest = sha256(&bytes);
-        let descriptor = json!({"mediaType": "x", "digest": digest, "size": bytes.len()});
+        let kind = format!("application/vnd.oci.image.{kind}");
+        let descriptor = json!({"mediaType": kind, "digest": digest, "size": bytes.len()});
         self.blobs.insert(digest, bytes);
         descriptor
     }
@@ -47,7 +59,6 @@ impl Image {
 
     /// An image with one compressed layer, below an index.
     pub(crate) fn of(files: &[(&str, Vec<u8>)], label: &str) -> Self {
-        let mut image = Self::default();
         let mut archive = tar::Builder::new(Vec::new());
         for (path, content) in files {
             let mut header = tar::Header::new_gnu();
@@ -57,26 +68,41 @@ impl Image {
                 .append_data(&mut header, path, content.as_slice())
                 .unwrap();
         }
-        let archive = archive.into_inner().unwrap();
-        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(&archive).unwrap();
-        let layer = image.put(gzip.finish().unwrap());
+        Self::of_layers(&[archive.into_inner().unwrap()], label)
+    }
+
+    /// An image with these archives as its layers.
+    pub(crate) fn of_layers(archives: &[Vec<u8>], label: &str) -> Self {
+        let mut image = Self::default();
+        let layers: Vec<Value> = archives
+            .iter()
+            .map(|archive| image.put_as("layer.v1.tar+gzip", gzip(archive)))
+            .collect();
+        let diff_ids: Vec<String> = archives.iter().map(|archive| sha256(archive)).collect();
         let config = json!({
+            "architecture": "amd64",
+            "os": "linux",
             "config": {"Labels": {"org.coreos.pcrs": label}},
-            "rootfs": {"type": "layers", "diff_ids": [sha256(&archive)]},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
-        let config = image.put(config.to_string().into_bytes());
-        image.finish(&json!({"schemaVersion": 2, "config": config, "layers": [layer]}))
+        let config = image.put_as("config.v1+json", config.to_string().into_bytes());
+        image.finish(&json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": config,
+            "layers": layers,
+        }))
     }
 
     pub(crate) fn finish(mut self, manifest: &Value) -> Self {
-        let mut manifest = self.put(manifest.to_string().into_bytes());
+        let mut manifest = self.put_as("manifest.v1+json", manifest.to_string().into_bytes());
         manifest["platform"] = json!({"os": "linux", "architecture": "amd64"});
-        let index = self.put(
-            json!({"schemaVersion": 2, "manifests": [manifest]})
-                .to_string()
-                .into_bytes(),
-        );
+        let index = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [manifest],
+        });
+        let index = self.put_as("index.v1+json", index.to_string().into_bytes());
         self.root = index["digest"].as_str().unwrap().to_owned();
         self
     }
@@ -122,13 +148,17 @@ impl Image {
             r#"{"imageLayoutVersion":"1.0.0"}"#,
         )
         .unwrap();
-        let mut manifests = vec![json!({"digest": self.root})];
+        let mut manifests = vec![json!({
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "digest": self.root,
+            "size": self.blobs.get(&self.root).map_or(0, Vec::len),
+        })];
         for (tag, digest) in &self.tags {
             manifests.push(json!({"digest": digest, "annotations": {"org.opencontainers.image.ref.name": tag}}));
         }
         std::fs::write(
             directory.join("index.json"),
-            json!({"manifests": manifests}).to_string(),
+            json!({"schemaVersion": 2, "manifests": manifests}).to_string(),
         )
         .unwrap();
         for (digest, bytes) in &self.blobs {
