@@ -16,9 +16,10 @@ DIST    := $(TARGET)/dist/trustee-agent
 # Where the other programs are that packages take.
 PROGRAMS ?= $(TARGET)/release
 
-# How many machines the operator is measured with, and how many nodes come at once.
+# How many machines the operator is measured with, how many nodes come at once, and how many MiB of an image refvals.
 MACHINES ?= 10000
 NODES ?= 1000
+IMAGE_MIB ?= 1024
 
 .PHONY: help setup build test vm-test operator-test demo bench bench-boot fuzz fuzz-smoke fuzz-long lint dist install install-files \
 	install-refvals install-refvals-files install-operator install-operator-files programs deb rpm
@@ -66,13 +67,16 @@ demo: build
 # Two builds of the agent: what is installed, and one that can speak to a software TPM and be measured.
 bench: build dist
 	cargo build --locked --release -p trustee-agent
-	cargo build --locked --workspace --example scale --example converge --example storm
+	cargo build --locked --release -p refvals
+	cargo build --locked --workspace --example scale --example converge --example storm --example layout
 	$(TARGET)/debug/examples/scale $(MACHINES) > $(TARGET)/scale.md
 	echo >> $(TARGET)/scale.md
 	scripts/operator-test $(TARGET)/debug/examples/converge $(MACHINES) >> $(TARGET)/scale.md
 	echo >> $(TARGET)/scale.md
 	$(TARGET)/debug/examples/storm $(NODES) >> $(TARGET)/scale.md
+	$(TARGET)/debug/examples/layout $(TARGET)/cache/layout-$(IMAGE_MIB) $(IMAGE_MIB)
 	@$(TARGET)/debug/bench --dist $(DIST) --agent $(TARGET)/release/trustee-agent --operator $(TARGET)/scale.md \
+		--refvals $(TARGET)/release/refvals --layout $(TARGET)/cache/layout-$(IMAGE_MIB) \
 		$(if $(PEER_BIN),--peer $(PEER_BIN)) $(BENCH_ARGS)
 
 # Of one processor: what a second one spends on waiting for the first depends on the host.

@@ -11,6 +11,7 @@
 #![allow(clippy::arithmetic_side_effects)]
 
 mod footprint;
+mod images;
 mod measure;
 mod report;
 mod run;
@@ -63,7 +64,13 @@ fn bench(arguments: &Arguments) -> Result<bool> {
         peer: peer.as_ref(),
         peer_footprint: peer_footprint.as_ref(),
     };
-    let (mut text, broken) = report.render();
+    let (mut text, mut broken) = report.render();
+    if let Some([refvals, layout]) = &arguments.images {
+        // Seconds each, and steady: fewer runs tell as much.
+        let (table, over) = images::measured(refvals, layout, arguments.runs.min(3))?.render();
+        text.push_str(&format!("\n{table}"));
+        broken.extend(over);
+    }
     if let Some(file) = &arguments.operator {
         let table =
             fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -89,6 +96,8 @@ struct Arguments {
     peer: Option<PathBuf>,
     /// Tables about the operator, made by its own program, to stand below ours.
     operator: Option<PathBuf>,
+    /// The program `refvals`, and an image layout for it.
+    images: Option<[PathBuf; 2]>,
     runs: usize,
     write: bool,
 }
@@ -96,6 +105,7 @@ struct Arguments {
 /// Reads the command line; `None` after `--help`.
 fn arguments() -> Result<Option<Arguments>> {
     let (mut dist, mut agent, mut peer, mut operator) = (None, None, None, None);
+    let (mut refvals, mut layout) = (None, None);
     let (mut runs, mut write) = (11, true);
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -104,6 +114,8 @@ fn arguments() -> Result<Option<Arguments>> {
             Long("agent") => agent = Some(std::path::absolute(parser.value()?)?),
             Long("peer") => peer = Some(std::path::absolute(parser.value()?)?),
             Long("operator") => operator = Some(PathBuf::from(parser.value()?)),
+            Long("refvals") => refvals = Some(std::path::absolute(parser.value()?)?),
+            Long("layout") => layout = Some(std::path::absolute(parser.value()?)?),
             Long("runs") => runs = parser.value()?.parse()?,
             Long("no-write") => write = false,
             Long("help") | Short('h') => {
@@ -118,17 +130,22 @@ fn arguments() -> Result<Option<Arguments>> {
         agent: agent.context("--agent is missing; `make bench` gives it")?,
         peer,
         operator,
+        images: refvals
+            .zip(layout)
+            .map(|(refvals, layout)| [refvals, layout]),
         runs: std::cmp::max(runs, 1),
         write,
     }))
 }
 
 const USAGE: &str = "\
-Usage: bench --dist FILE --agent FILE [--peer DIR] [--operator FILE] [--runs N] [--no-write]
+Usage: bench --dist FILE --agent FILE [--peer DIR] [--operator FILE] [--refvals FILE --layout DIR] [--runs N]
+             [--no-write]
 
   --dist FILE   the agent as an initramfs carries it (size, libraries)
   --agent FILE  the agent with software TPM support (time, memory, round trips)
   --peer DIR    also measure trustee-attester and clevis-pin-trustee in DIR
   --operator FILE  tables about the operator, to stand below
+  --refvals FILE, --layout DIR  also measure how this program looks through this image
   --runs N      medians of N runs (default 11)
   --no-write    leave docs/performance.md alone";
