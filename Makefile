@@ -9,6 +9,9 @@ MANDIR  ?= $(PREFIX)/share/man
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 GENERATORDIR ?= $(PREFIX)/lib/systemd/system-generators
 DRACUTDIR ?= $(PREFIX)/lib/dracut/modules.d
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR  ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
 # The agent as an initramfs carries it: stripped, and without the software TPM's address parser.
 DIST    := $(TARGET)/dist/trustee-agent
@@ -16,12 +19,22 @@ DIST    := $(TARGET)/dist/trustee-agent
 # Where the other programs are that packages take.
 PROGRAMS ?= $(TARGET)/release
 
+# Installs the completions of a program: its name, and what prints them.
+define completions
+	install -d $(addprefix $(DESTDIR),$(BASHDIR) $(ZSHDIR) $(FISHDIR))
+	$(2) bash >$(DESTDIR)$(BASHDIR)/$(1)
+	$(2) zsh >$(DESTDIR)$(ZSHDIR)/_$(1)
+	$(2) fish >$(DESTDIR)$(FISHDIR)/$(1).fish
+	chmod 0644 $(addprefix $(DESTDIR),$(BASHDIR)/$(1) $(ZSHDIR)/_$(1) $(FISHDIR)/$(1).fish)
+endef
+
 # How many machines the operator is measured with, how many nodes come at once, and how many MiB of an image refvals.
 MACHINES ?= 10000
 NODES ?= 1000
 IMAGE_MIB ?= 1024
 
 .PHONY: help setup build test vm-test operator-test demo bench bench-boot fuzz fuzz-smoke fuzz-long lint dist install install-files \
+	install-completions-files \
 	install-refvals install-refvals-files install-operator install-operator-files programs deb rpm
 
 help:
@@ -117,7 +130,8 @@ dist: setup
 	@ls -l $(DIST)
 
 install: dist
-	@$(MAKE) --no-print-directory install-files
+	cargo build --locked --release -p sheepfold-completions
+	@$(MAKE) --no-print-directory install-files install-completions-files
 
 # What administrators run, and nodes that ask before a reboot: no initramfs carries it.
 install-refvals: setup
@@ -145,16 +159,23 @@ install-files:
 		dracut/65trustee/after-attestation.conf dracut/65trustee/left-out.conf \
 		systemd/seal-first.conf
 
+# The agent knows nothing of completions, so that no initramfs pays for them.
+install-completions-files:
+	$(call completions,trustee-agent,$(PROGRAMS)/sheepfold-completions trustee-agent)
+
 install-refvals-files:
 	install -D -m 0755 -t $(DESTDIR)$(BINDIR) $(PROGRAMS)/refvals
 	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man1 refvals/man/refvals.1
+	$(call completions,refvals,$(PROGRAMS)/refvals completions)
 
 install-operator-files:
 	install -D -m 0755 -t $(DESTDIR)$(BINDIR) $(PROGRAMS)/sheepfold-operator
 	ln -sf sheepfold-operator $(DESTDIR)$(BINDIR)/kubectl-sheepfold
+	install -D -m 0644 -t $(DESTDIR)$(MANDIR)/man8 operator/man/sheepfold-operator.8
+	$(call completions,sheepfold-operator,$(PROGRAMS)/sheepfold-operator completions)
 
 programs: dist
-	cargo build --locked --release -p refvals -p sheepfold-operator
+	cargo build --locked --release -p refvals -p sheepfold-operator -p sheepfold-completions
 
 deb: programs
 	scripts/package-deb $(TARGET)/release $(TARGET)/deb

@@ -9,7 +9,8 @@ use crate::bundle;
 use crate::controllers::{self, Settings};
 use crate::provision::{self, Directory, Error, Options, Outcome, Run, Wishes, diff};
 use crate::register::{self, cli::Task};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use kbs_protocol::NodeId;
 use output::{FEW, Progress, failure, say};
 use serde_json::{Value, json};
@@ -81,6 +82,11 @@ enum Duty {
     Bundle {
         /// The directory that gets it.
         dir: PathBuf,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
     #[command(flatten)]
     Cluster(Command),
@@ -248,6 +254,16 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error, invocation.json),
             };
+        }
+        Duty::Completions { shell } => {
+            let mut script = Vec::new();
+            let mut command = Invocation::command();
+            clap_complete::generate(shell, &mut command, "sheepfold-operator", &mut script);
+            // In a bash script of clap_complete 4.6.12, what a program's commands complete to is listed under another
+            // name than it is looked for, where the program has a dash in its name.
+            let script = String::from_utf8_lossy(&script);
+            say(&script.replace("sheepfold__subcmd__operator", "sheepfold__operator"));
+            return ExitCode::SUCCESS;
         }
         Duty::Bundle { dir } => {
             return match write_bundle(&dir) {
@@ -580,5 +596,26 @@ mod tests {
         );
         assert_eq!(args(&["kubectl-sheepfold", "must-gather"]).len(), 2);
         assert_eq!(args(&["sheepfold-operator"]).len(), 1);
+    }
+
+    #[test]
+    fn every_command_and_option_is_in_the_manual() {
+        let manual = include_str!("../man/sheepfold-operator.8");
+        let command = Invocation::command();
+        let mut options = 0;
+        for one in command.get_subcommands() {
+            let name = one.get_name();
+            let entry = format!(".It Cm {name}");
+            assert!(manual.contains(&entry), "sheepfold-operator.8 lacks {name}");
+            for option in one.get_arguments().filter_map(|option| option.get_long()) {
+                options += 1;
+                let written = format!("Fl Fl {option}");
+                assert!(
+                    manual.contains(&written),
+                    "sheepfold-operator.8 lacks {name} --{option}"
+                );
+            }
+        }
+        assert!(options >= 20, "{options}");
     }
 }

@@ -10,7 +10,8 @@ mod table;
 
 use crate::{Error, explain, label, platform};
 use arguments::{Bank, Format, How, OneImage, OnePlatform, Path, Pcrs};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 use measured_boot::combine::{Approved, Boot, Combination, Rollout, Tuple, combine};
 use measured_boot::eventlog::EventLog;
 use measured_boot::predict::{Prediction, candidates};
@@ -117,6 +118,11 @@ enum Command {
     },
     /// On a running node: will it unlock after the next reboot? Exit code 0 yes, 1 no, 3 nobody can say.
     Preflight(preflight::Arguments),
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
 }
 
 /// Runs the command line; the arguments begin with the program's name.
@@ -232,6 +238,11 @@ fn execute(command: Command) -> Result<ExitCode, Error> {
             }
         }
         Command::Preflight(arguments) => return preflight::run(&arguments),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Invocation::command(), "refvals", &mut script);
+            say(&String::from_utf8_lossy(&script));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -344,7 +355,7 @@ mod tests {
             .get_subcommands()
             .map(|one| one.get_name())
             .collect();
-        assert_eq!(names.len(), 6);
+        assert_eq!(names.len(), 7);
         for name in names {
             assert!(
                 manual.contains(&format!(".It Cm {name} ")),

@@ -34,7 +34,7 @@ fn has(program: &str) -> bool {
 /// Runs a packaging script on the programs of this build; the packages, by name.
 fn packages(script: &str, out: &Path) -> Vec<PathBuf> {
     let programs = paths::binary("trustee-agent").unwrap();
-    for name in NAMES {
+    for name in NAMES.iter().chain(&["sheepfold-completions"]) {
         paths::binary(name).unwrap();
     }
     let made = Run::new(paths::workspace().join("scripts").join(script))
@@ -78,6 +78,33 @@ fn installed() -> BTreeSet<String> {
     list.lines().map(str::to_owned).collect()
 }
 
+/// Beside its files: completions for each shell, where RPM's distributions have those of zsh.
+fn completions(name: &str) -> BTreeSet<String> {
+    BTreeSet::from([
+        format!("/usr/share/bash-completion/completions/{name}"),
+        format!("/usr/share/zsh/site-functions/_{name}"),
+        format!("/usr/share/fish/vendor_completions.d/{name}.fish"),
+    ])
+}
+
+/// What each package holds.
+fn expected() -> [BTreeSet<String>; 3] {
+    let files = [
+        installed(),
+        ["/usr/bin/refvals", "/usr/share/man/man1/refvals.1"]
+            .map(str::to_owned)
+            .into(),
+        [
+            "/usr/bin/sheepfold-operator",
+            "/usr/share/man/man8/sheepfold-operator.8",
+        ]
+        .map(str::to_owned)
+        .into(),
+    ];
+    let mut names = NAMES.iter();
+    files.map(|files| &files | &completions(names.next().unwrap()))
+}
+
 /// The files of a listing: without directories, documentation, and the compression of manuals.
 fn files<'l>(lines: impl Iterator<Item = &'l str>) -> BTreeSet<String> {
     lines
@@ -94,14 +121,7 @@ fn debian_packages_are_taken_in_and_given_back() {
     }
     let dir = tempfile::tempdir().unwrap();
     let made = packages("package-deb", dir.path());
-    let expected = [
-        installed(),
-        ["/usr/bin/refvals", "/usr/share/man/man1/refvals.1"]
-            .map(str::to_owned)
-            .into(),
-        BTreeSet::from(["/usr/bin/sheepfold-operator".to_owned()]),
-    ];
-    for (package, expected) in made.iter().zip(expected) {
+    for (package, expected) in made.iter().zip(expected()) {
         let listing = Run::new("dpkg-deb")
             .arg("-c")
             .arg(package)
@@ -113,7 +133,12 @@ fn debian_packages_are_taken_in_and_given_back() {
             let path = line.split_whitespace().nth(5).unwrap();
             path.strip_prefix('.').unwrap()
         });
-        assert_eq!(files(paths), expected, "{}", package.display());
+        // Debian's zsh has a place for what packages bring.
+        let found: BTreeSet<String> = files(paths)
+            .into_iter()
+            .map(|path| path.replace("zsh/vendor-completions", "zsh/site-functions"))
+            .collect();
+        assert_eq!(found, expected, "{}", package.display());
         assert!(
             listing.lines().all(|line| line.contains(" root/root ")),
             "{listing}"
@@ -149,6 +174,13 @@ fn debian_packages_are_taken_in_and_given_back() {
         let program = root.join("usr/bin").join(name);
         let version = Run::new(program).arg("--version").success().unwrap().out();
         assert!(version.starts_with(name), "{version}");
+        let script = root
+            .join("usr/share/bash-completion/completions")
+            .join(name);
+        assert!(
+            fs::read_to_string(script).unwrap().contains("complete -F"),
+            "{name}"
+        );
     }
     let link = fs::canonicalize(root.join("usr/lib/systemd/system-generators/trustee-generator"));
     assert_eq!(
@@ -180,14 +212,14 @@ fn rpm_packages_hold_the_same() {
     }
     let dir = tempfile::tempdir().unwrap();
     let made = packages("package-rpm", dir.path());
-    let listing = Run::new("rpm").arg("-qpl").arg(&made[0]).success().unwrap();
-    let listing = listing.out();
-    let mut found = files(listing.lines());
-    assert!(
-        found.remove("/usr/lib/dracut/modules.d/65trustee"),
-        "the directory itself"
-    );
-    assert_eq!(found, installed());
+    for (package, expected) in made.iter().zip(expected()) {
+        let listing = Run::new("rpm").arg("-qpl").arg(package).success().unwrap();
+        let listing = listing.out();
+        let mut found = files(listing.lines());
+        // The directory itself.
+        found.remove("/usr/lib/dracut/modules.d/65trustee");
+        assert_eq!(found, expected, "{}", package.display());
+    }
 }
 
 /// What nobody can build here names files that are there, and shell that is shell.
