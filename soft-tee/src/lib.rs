@@ -7,6 +7,7 @@
 //! under a PCK chain of its own and brings the collateral that Intel would serve; [`tpm::SoftTpm`] signs quotes of PCRs,
 //! [`hcl`] lays out what Azure's paravisor says of both.
 //! [`configfs::Configfs`] serves reports through the files of the kernel's interface and counts how often it is asked,
+//! [`guest_device::GuestDevice`] through the ioctl of older kernels,
 //! [`rtmr::Rtmr3`] serves the register that a TD extends.
 //!
 //! No Trustee and no machine is needed, and none is imitated beyond its interface.
@@ -19,6 +20,7 @@
 )]
 
 pub mod configfs;
+pub mod guest_device;
 pub mod hcl;
 pub mod rtmr;
 pub mod snp;

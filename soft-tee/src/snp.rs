@@ -10,6 +10,7 @@ use p384::pkcs8::EncodePublicKey as _;
 use sev::firmware::guest::{AttestationReport, Version};
 use sev::firmware::host::{CertTableEntry, CertType, TcbVersion};
 use sev::parser::ByteParser as _;
+use std::collections::BTreeMap;
 
 /// The roots above any number of chips: ARK and ASK.
 pub struct Authority {
@@ -21,6 +22,9 @@ pub struct Authority {
     pub ask_der: Vec<u8>,
     validity: (u64, u64),
 }
+
+/// What the certificate of a chip says about it: values (DER, but for the chip's id) by object identifier.
+pub type Extensions = BTreeMap<&'static str, Vec<u8>>;
 
 /// A generation of processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,12 +91,23 @@ impl Authority {
         let (bootloader, tee, snp, microcode) = tcb;
         let fmc = template.reported_tcb.fmc;
         template.reported_tcb = TcbVersion::new(fmc, bootloader, tee, snp, microcode);
-        self.certify(template, generation, CertType::VCEK, self.validity)
+        let same = |_: &mut Extensions| {};
+        self.certify(template, generation, CertType::VCEK, self.validity, same)
+    }
+
+    /// A chip whose certificate says something else about it, or nothing.
+    pub fn chip_certified(
+        &self,
+        generation: Generation,
+        change: impl FnOnce(&mut Extensions),
+    ) -> Chip {
+        let template = template(generation);
+        self.certify(template, generation, CertType::VCEK, self.validity, change)
     }
 
     /// A chip whose certificate is of another kind or time.
     pub fn chip_with(&self, generation: Generation, kind: CertType, validity: (u64, u64)) -> Chip {
-        self.certify(template(generation), generation, kind, validity)
+        self.certify(template(generation), generation, kind, validity, |_| {})
     }
 
     fn certify(
@@ -101,11 +116,12 @@ impl Authority {
         generation: Generation,
         kind: CertType,
         validity: (u64, u64),
+        change: impl FnOnce(&mut Extensions),
     ) -> Chip {
         let key = p384::ecdsa::SigningKey::random(&mut rand_core::OsRng);
         let spki = key.verifying_key().to_public_key_der().unwrap().to_vec();
         let tcb = template.reported_tcb;
-        let mut extensions = vec![
+        let mut extensions = Extensions::from([
             ("1.3.6.1.4.1.3704.1.1", x509::integer(1)),
             (
                 "1.3.6.1.4.1.3704.1.3.1",
@@ -117,9 +133,9 @@ impl Authority {
                 "1.3.6.1.4.1.3704.1.3.8",
                 x509::integer(tcb.microcode.into()),
             ),
-        ];
+        ]);
         if let Some(fmc) = tcb.fmc {
-            extensions.push(("1.3.6.1.4.1.3704.1.3.9", x509::integer(fmc.into())));
+            extensions.insert("1.3.6.1.4.1.3704.1.3.9", x509::integer(fmc.into()));
         }
         if kind == CertType::VCEK {
             // Raw, as the processor's own certificates have it; 8 bytes since Turin.
@@ -128,8 +144,9 @@ impl Authority {
             } else {
                 64
             };
-            extensions.push(("1.3.6.1.4.1.3704.1.4", template.chip_id[..length].to_vec()));
+            extensions.insert("1.3.6.1.4.1.3704.1.4", template.chip_id[..length].to_vec());
         }
+        change(&mut extensions);
         let subject = Subject {
             name: "SEV-VCEK",
             spki,

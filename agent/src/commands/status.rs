@@ -10,13 +10,13 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::evidence::tpm_status::{AkState, TpmReport, inspect};
 use crate::evidence::{self, EvidenceError};
-use crate::report;
 use crate::state::next_boot;
+use crate::{exit, report};
 use bindings::Binding;
 use boot::Boot;
-use kbs_protocol::Tee;
 use kbs_protocol::encoding::hex;
-use serde_json::json;
+use kbs_protocol::{Blame as _, Tee};
+use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,12 +27,15 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         true => Some(inspect(&config.tpm.tcti, config.tpm.ak_handle).map_err(EvidenceError::from)?),
         false => None,
     };
-    let sources = sources(&config)?;
+    let sources = sources(&config);
+    let missing = sources
+        .iter()
+        .find_map(|source| source.found.as_ref().err());
     let next_boot = next_boot();
     let bindings = bindings::all(&config);
     let boot = Boot::read()?;
     let facts = json!({
-        "ok": true,
+        "ok": missing.is_none(),
         "config": path.display().to_string(),
         "config_digest": hex::encode(config.pinned_digest()),
         "servers": config.kbs.servers.iter().map(ToString::to_string).collect::<Vec<_>>(),
@@ -41,7 +44,7 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "path": config.kbs.path.as_str(),
         "trust": config.mode.as_str(),
         "binding": config.binding.as_str(),
-        "evidence": sources.iter().map(|(tee, what)| json!({ "tee": tee, "what": what })).collect::<Vec<_>>(),
+        "evidence": sources.iter().map(Source::json).collect::<Vec<_>>(),
         "tpm": tpm,
         "bindings": bindings.iter().map(Binding::json).collect::<Vec<_>>(),
         "boot": boot.as_ref().map(Boot::json),
@@ -53,23 +56,64 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     rows.extend(boot.iter().flat_map(Boot::rows));
     rows.extend(next_boot.map(|(_, sentence)| ("next boot", sentence.to_string())));
     let done = report::success(&facts, &text(&rows), json)?;
-    // A script that asks before it reboots a node learns who has to act.
-    Ok(boot
-        .and_then(|boot| boot.exit_code())
+    // A script that asks before it reboots a node learns who has to act: without its evidence nothing else helps it.
+    let code = missing.map(|error| exit::code(error.owner()));
+    Ok(code
+        .or_else(|| boot.and_then(|boot| boot.exit_code()))
         .map_or(done, ExitCode::from))
 }
 
-/// Each configured source, and what it offers. Of a TPM there is more to tell, below.
-fn sources(config: &Config) -> Result<Vec<(Tee, String)>, EvidenceError> {
-    let what = |tee| match tee {
+/// A configured source of evidence.
+struct Source {
+    tee: Tee,
+    /// It is named in the request, and signs over the others.
+    is_primary: bool,
+    /// What it offers, or what of it is missing.
+    found: Result<String, EvidenceError>,
+}
+
+/// Each configured source. Of a TPM there is more to tell, below.
+fn sources(config: &Config) -> Vec<Source> {
+    let found = |tee| match tee {
         Tee::Tpm => Ok("TPM quotes".to_owned()),
         other => evidence::attester(other, &config.evidence, &config.tpm, None)?.detect(),
     };
-    config
-        .evidence
-        .all()
-        .map(|tee| Ok((tee, what(tee)?)))
-        .collect()
+    let source = |tee| Source {
+        tee,
+        is_primary: tee == config.evidence.primary,
+        found: found(tee),
+    };
+    config.evidence.all().map(source).collect()
+}
+
+impl Source {
+    fn role(&self) -> &'static str {
+        match self.is_primary {
+            true => "primary",
+            false => "additional",
+        }
+    }
+
+    fn json(&self) -> Value {
+        match &self.found {
+            Ok(what) => json!({ "tee": self.tee, "role": self.role(), "what": what }),
+            Err(error) => json!({
+                "tee": self.tee, "role": self.role(), "missing": error.to_string(), "advice": error.advice(),
+            }),
+        }
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let (tee, role) = (self.tee, self.role());
+        match &self.found {
+            Ok(what) => vec![("evidence", format!("{tee} ({role}): {what}"))],
+            Err(error) => vec![
+                ("evidence", format!("{tee} ({role}) is missing: {error}")),
+                ("to act", error.owner().to_string()),
+                ("next", error.advice()),
+            ],
+        }
+    }
 }
 
 /// Who the node is: by its TPM's key, or by the init-data it was started with.
@@ -108,17 +152,14 @@ fn trust(
     path: &Path,
     config: &Config,
     tpm: &Option<TpmReport>,
-    sources: &[(Tee, String)],
+    sources: &[Source],
 ) -> Vec<(&'static str, String)> {
-    let mut rows = Vec::new();
+    let mut rows: Vec<_> = sources.iter().flat_map(Source::rows).collect();
     let mut row = |name, value: String| {
         if !value.is_empty() {
             rows.push((name, value));
         }
     };
-    for (tee, what) in sources {
-        row("evidence", format!("{tee}: {what}"));
-    }
     if let Some(tpm) = tpm {
         row(
             "TPM",

@@ -12,6 +12,7 @@
 )]
 
 mod azure;
+mod device;
 mod paravisor;
 
 use kbs_protocol::encoding::hex;
@@ -51,6 +52,14 @@ fn confidential(
         "tdx_guest"
     };
     let configfs = Configfs::serve(root, provider, device).unwrap();
+    policies(&world, tee, values);
+    world.settings.evidence = format!("primary = {tee:?}\nadditional = [\"tpm\"]\nroot = {root:?}");
+    world.configure().unwrap();
+    (world, node, stored, configfs)
+}
+
+/// The operator's policies, for a TEE with a TPM beside it.
+fn policies(world: &World, tee: &str, values: &[(&str, Value)]) {
     let upload = |command: &str, text: &str| world.lab.admin(&[command], text.as_bytes()).unwrap();
     upload("set-attestation-policy", ATTESTATION);
     upload("set-resource-policy", RESOURCE);
@@ -61,9 +70,6 @@ fn confidential(
     for (name, value) in values {
         world.set_reference_value(name, value).unwrap();
     }
-    world.settings.evidence = format!("primary = {tee:?}\nadditional = [\"tpm\"]\nroot = {root:?}");
-    world.configure().unwrap();
-    (world, node, stored, configfs)
 }
 
 fn snp(root: &Path, measurement: u8) -> (World, Node, Stored, Configfs) {
@@ -133,10 +139,14 @@ fn tdx(root: &Path) -> (World, Node, Stored, Configfs, Rtmr3) {
 /// The secret comes, with one report for the handshake; status and doctor know what it came from.
 fn releases(world: &World, stored: &Stored, configfs: &Configfs, what: &str) {
     let before = configfs.asked();
+    drop(world.tpm.take_commands());
     let fetched = world.run(world.agent(["fetch"])).unwrap();
     assert_eq!(fetched.code, Some(0), "{fetched}\n{}", world.lab.log());
     assert_eq!(fetched.stdout, stored.content.expose());
     assert_eq!(configfs.asked(), before + 1, "one handshake, one report");
+    let commands = world.tpm.take_commands();
+    let quotes = commands.iter().filter(|command| *command == "Quote");
+    assert_eq!(quotes.count(), 1, "one handshake, one quote: {commands:?}");
     let explained = world.run(world.agent(["explain"])).unwrap();
     assert!(explained.err().contains("gives default/"), "{explained}");
     assert_eq!(configfs.asked(), before + 2);
@@ -273,4 +283,32 @@ fn a_node_never_takes_the_next_best() {
         "neither /sys/kernel/config/tsm/report nor /dev/sev-guest",
     );
     assert_eq!(configfs.asked(), 0);
+    // All else that there is to know of the node is shown beside what is missing.
+    let status = world.run(world.agent(["status"])).unwrap().err();
+    for says in [
+        "\nevidence         snp (primary) is missing: this machine offers no snp evidence: there is neither ",
+        "the kernel module configfs is not loaded\nto act           this machine\nnext             start the machine as",
+        "\nevidence         tpm (additional): TPM quotes\n",
+        "\nserver           https://",
+    ] {
+        assert!(status.contains(says), "{says}: {status}");
+    }
+    let status = world.run(world.agent(["--json", "status"])).unwrap();
+    assert_eq!(status.code, Some(11), "{status}");
+    let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(status["ok"], false);
+    let [snp, tpm] = [0, 1].map(|at| status["evidence"][at].clone());
+    assert_eq!(
+        (&snp["tee"], &snp["role"]),
+        (&json!("snp"), &json!("primary"))
+    );
+    assert!(
+        snp["missing"].as_str().unwrap().contains("configfs"),
+        "{snp}"
+    );
+    assert!(!snp["advice"].as_str().unwrap().is_empty(), "{snp}");
+    assert_eq!(
+        tpm,
+        json!({"tee": "tpm", "role": "additional", "what": "TPM quotes"})
+    );
 }
