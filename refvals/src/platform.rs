@@ -63,6 +63,12 @@ fn from_path(path: &Path) -> Result<PlatformFacts, Error> {
     if store::is_store(&bytes) {
         return Ok(PlatformFacts::from_flash(name, &bytes)?);
     }
+    if bytes.starts_with(QCOW2) {
+        return Err(Error::document(
+            path.display().to_string(),
+            "the flash is in a disk image of QEMU: unpack it with `qemu-img convert -O raw` first",
+        ));
+    }
     if bytes.trim_ascii_start().starts_with(b"{") {
         let invalid = |error: serde_json::Error| Error::document(path.display().to_string(), error);
         let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
@@ -125,3 +131,6 @@ pub fn from_event_log(name: &str, log: &[u8]) -> Result<PlatformFacts, Error> {
     let bank = log.banks().into_iter().max().unwrap_or(Bank::Sha256);
     Ok(PlatformFacts::from_event_log(name, &log, bank)?)
 }
+
+/// How a disk image of QEMU begins (docs/interop/qcow2.txt): some distributions pack flash so.
+const QCOW2: &[u8] = b"QFI\xfb";

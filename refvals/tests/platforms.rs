@@ -119,6 +119,13 @@ fn a_log_and_a_directory_of_efivarfs_say_what_the_store_says() {
     let document = directory.path().join("platform.json");
     std::fs::write(&document, serde_json::to_vec(&dump).unwrap()).unwrap();
     assert_eq!(load(document.to_str().unwrap(), None).unwrap(), dump);
+    // Fedora packs its files of flash.
+    let packed = directory.path().join("VARS.qcow2");
+    std::fs::write(&packed, b"QFI\xfb\0\0\0\x03").unwrap();
+    let error = load(packed.to_str().unwrap(), None)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("qemu-img convert -O raw"), "{error}");
     let nothing = tempfile::tempdir().unwrap();
     assert!(load(nothing.path().to_str().unwrap(), None).is_err());
 }
