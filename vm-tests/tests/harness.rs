@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use sheepfold_tests::process::Run;
 use sheepfold_vm_tests::cache::Key;
 use sheepfold_vm_tests::processor::Account;
 
@@ -25,4 +26,19 @@ fn an_account_is_read_from_the_fields_of_the_manual() {
     let seconds = [account.own, account.children].map(|seconds| format!("{seconds:.2}"));
     assert_eq!(seconds, ["3.50", "10.25"]);
     assert!(Account::parse("7 (a) S 1 2 3", 100).is_none());
+}
+
+#[test]
+fn what_cannot_be_run_is_said_before_anything_is_built() {
+    let stories = || Run::new(env!("CARGO_BIN_EXE_stories")).env("CARGO", "false");
+    let unknown = stories().args(["reboot", "no-such-story"]).capture();
+    let unknown = unknown.unwrap();
+    assert_eq!(unknown.code, Some(1), "{unknown}");
+    let said = unknown.out();
+    assert!(said.contains("there is no story no-such-story"), "{said}");
+    assert!(said.contains(" reboot"), "the others are not named: {said}");
+    let nobody = stories().arg("reboot").env("SHEEPFOLD_JOBS", "0").capture();
+    let nobody = nobody.unwrap();
+    assert_eq!(nobody.code, Some(1), "{nobody}");
+    assert!(nobody.out().contains("SHEEPFOLD_JOBS must be"), "{nobody}");
 }

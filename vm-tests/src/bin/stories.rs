@@ -57,8 +57,6 @@ struct Outcome {
 /// Runs the stories of these names, all if there are none; false if one failed.
 fn run(names: Vec<String>) -> Result<bool> {
     let stories = chosen(&names)?;
-    let programs = build(&stories)?;
-    prepare(&stories)?;
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
     let lanes = match std::env::var("SHEEPFOLD_JOBS") {
         Ok(said) => said.parse().ok().filter(|lanes| *lanes > 0),
@@ -67,6 +65,8 @@ fn run(names: Vec<String>) -> Result<bool> {
     let lanes = lanes.context("SHEEPFOLD_JOBS must be a number from 1")?;
     let lanes = lanes.min(stories.len());
     let each = (processors / lanes).max(1);
+    let programs = build(&stories)?;
+    prepare(&stories)?;
     println!(
         "{} stories, {lanes} at a time, machines of {each} processors",
         stories.len()
@@ -89,9 +89,11 @@ fn run(names: Vec<String>) -> Result<bool> {
     };
     thread::scope(|scope| {
         let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
-        let ends = lanes.into_iter().map(|lane| lane.join());
-        ends.map(|end| end.unwrap_or_else(|_| bail!("a lane has panicked")))
-            .collect::<Result<()>>()
+        for lane in lanes {
+            lane.join()
+                .unwrap_or_else(|_| bail!("a lane has panicked"))?;
+        }
+        Ok::<_, anyhow::Error>(())
     })?;
     let outcomes = outcomes
         .into_inner()
@@ -185,14 +187,15 @@ fn prepare(stories: &[Story]) -> Result<()> {
 }
 
 /// Runs one story, with a loopback device of its own: each has its KBS at the same port, as that is in the initramfs, so
-/// that stories share images. What it says comes out with its name before each line.
+/// that stories share images. Whatever it has started ends with it, however it ends. What it says comes out with its name
+/// before each line.
 fn tell(name: &str, program: &Path, processors: usize, width: usize) -> Result<Outcome> {
     let began = Instant::now();
     let (said, output) = std::io::pipe()?;
     let mut command = Command::new("setpriv");
     command
-        .args(["--pdeathsig", "KILL", "unshare", "-n", "sh", "-euc"])
-        .args([LOOPBACK, "sh"])
+        .args(["--pdeathsig", "KILL", "unshare", "--net", "--pid", "--fork"])
+        .args(["--kill-child", "--mount-proc", "sh", "-euc", INSIDE, "sh"])
         .arg(program)
         .args(["--include-ignored", "--nocapture", "--test-threads=1"])
         .env(PROCESSORS, processors.to_string())
@@ -255,4 +258,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const LOOPBACK: &str = r#"ip link set lo up && exec "$@""#;
+/// The shell stays: somebody must wait for orphans.
+const INSIDE: &str = r#"
+ip link set lo up
+"$@"
+exit "$?"
+"#;
