@@ -6,7 +6,7 @@
 use super::api::MachineSpec;
 use super::inventory::Parsed;
 use super::record::{Counters, Record};
-use crate::model::{AkPublic, Machine, NodeName, REPOSITORY, SecretId, Tag};
+use crate::model::{AkPublic, Machine, NodeName, REPOSITORY, RUNTIME, SecretId, Tag};
 use crate::provision::Error;
 use crate::provision::apply::Memory as _;
 use crate::provision::secrets::{Fresh, Source, fill};
@@ -102,20 +102,26 @@ pub fn put(
     Ok(())
 }
 
-/// Ids of volume keys and an Ignition config, which a hand-over brought along or somebody put there: not made here, and
-/// not deleted before their machine is.
+/// What a hand-over brought along: an Ignition config, and what the running system may read. Neither is made here nor
+/// deleted before its machine is.
 fn keep_handed_over(machine: &mut Machine, parsed: &Parsed, record: &Record) {
-    let keys = parsed
-        .volumes
-        .iter()
-        .filter_map(|tag| tag.volume_key().ok());
-    let there = keys.chain([Tag::ignition()]).filter_map(|tag| {
-        let path = tag.path(&parsed.node).ok()?;
-        let id = record.observed().secret(path.as_str()).flatten()?;
-        Some((tag, id.clone()))
-    });
-    for (tag, id) in there {
-        machine.secrets.entry(tag).or_insert(id);
+    let observed = record.observed();
+    let tag = Tag::ignition();
+    let path = tag.path(&parsed.node);
+    if let Some(id) = path
+        .ok()
+        .and_then(|path| observed.secret(path.as_str()).flatten())
+    {
+        machine.secrets.entry(tag).or_insert(id.clone());
+    }
+    let runtime = format!("{RUNTIME}/{}/", parsed.node);
+    for (path, id) in observed.under(&runtime) {
+        let name = path
+            .strip_prefix(&runtime)
+            .and_then(|name| name.parse().ok());
+        if let (Some(name), Some(id)) = (name, id) {
+            machine.runtime.entry(name).or_insert(id.clone());
+        }
     }
 }
 

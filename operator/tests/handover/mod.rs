@@ -36,10 +36,11 @@ fn directory(world: &World) -> std::path::PathBuf {
     let config = json!({"ignition": {"version": "3.4.0"}}).to_string();
     let machine = format!(
         "{api}\nkind: Machine\nmetadata: {{name: node-0}}\nspec:\n  attestationKey: {}\n  state: approved\n  \
-         ignition: {{config: {config:?}}}\n",
+         ignition: {{config: {config:?}}}\n  runtime: [{{name: join-token, file: token}}]\n",
         world.node().unwrap().ak_public
     );
     fs::write(dir.join("machine.yaml"), machine).unwrap();
+    fs::write(dir.join("token"), "joins").unwrap();
     dir
 }
 
@@ -82,7 +83,9 @@ fn the_first_node_is_handed_over_with_its_disk() {
     let node = world.node().unwrap().id.to_string();
     let root = format!("default/{node}/root");
     assert!(before[&root].is_string(), "{before}");
-    assert!(before[&format!("default/{node}/ignition")].is_string());
+    for beside in ["default/{node}/ignition", "runtime/{node}/join-token"] {
+        assert!(before[&beside.replace("{node}", &node)].is_string());
+    }
 
     // Somebody else's namespace is not taken over.
     let hand_over = ["bootstrap", "--hand-over", "--namespace", &place.namespace];
