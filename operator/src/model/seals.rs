@@ -12,13 +12,16 @@ use measured_boot::bank::{Bank, Digest};
 pub(super) fn of_pcr11(inside: &str) -> Vec<String> {
     let register = Digest::new(hex::decode(inside).unwrap_or_default());
     if register == Bank::Sha256.zero() {
-        return vec![after(Bank::Sha256, &register, [LEAVE])];
+        return vec![hex::encode(
+            after(Bank::Sha256, &register, LEAVE).as_bytes(),
+        )];
     }
     let mut values = Vec::new();
     for first in [LEAVE, SYSTEMD_LEAVE] {
-        for later in 0..=SYSTEMD_LATER.len() {
-            let words = [first].into_iter().chain(SYSTEMD_LATER).take(1 + later);
-            values.push(after(Bank::Sha256, &register, words));
+        let mut value = register.clone();
+        for words in [first].into_iter().chain(SYSTEMD_LATER) {
+            value = after(Bank::Sha256, &value, words);
+            values.push(hex::encode(value.as_bytes()));
         }
     }
     values
@@ -27,14 +30,11 @@ pub(super) fn of_pcr11(inside: &str) -> Vec<String> {
 /// RTMR 3 after the seal, which nobody but the agent extends.
 pub(super) fn of_rtmr3(inside: &str) -> String {
     let register = Digest::new(hex::decode(inside).unwrap_or_default());
-    after(Bank::Sha384, &register, [LEAVE])
+    hex::encode(after(Bank::Sha384, &register, LEAVE).as_bytes())
 }
 
-fn after(bank: Bank, register: &Digest, words: impl IntoIterator<Item = &'static str>) -> String {
-    let value = words.into_iter().fold(register.clone(), |value, word| {
-        bank.extend(&value, &bank.hash(word.as_bytes()))
-    });
-    hex::encode(value.as_bytes())
+fn after(bank: Bank, register: &Digest, words: &str) -> Digest {
+    bank.extend(register, &bank.hash(words.as_bytes()))
 }
 
 #[cfg(test)]
