@@ -237,23 +237,26 @@ fn bad_evidence() {
             let text = String::from_utf8(text.clone()).unwrap();
             machine.with_text(text.replacen(from, to, 1).into_bytes(), ours)
         };
-        for (name, from, to) in [
-            ("no key of that name", "HCLAkPub", "HCLEkPub"),
-            ("a key that is no RSA key", "\"n\":", "\"x\":"),
-            ("no keys", "\"keys\":", "\"k\":"),
-            ("no JSON", "{", ""),
+        let (no_key, form) = ("names no RSA key HCLAkPub", "missing or has the wrong type");
+        for (name, from, to, words) in [
+            ("no key of that name", "HCLAkPub", "HCLEkPub", no_key),
+            ("a key that is no RSA key", "\"n\":", "\"x\":", no_key),
+            ("no keys", "\"keys\":", "\"k\":", form),
+            ("no JSON", "{", "", form),
             (
                 "user data that is not hexadecimal",
                 "\"user-data\":\"",
                 "\"user-data\":\"x",
+                "not hexadecimal",
             ),
             (
                 "user data that is no text",
                 "\"user-data\":\"",
                 "\"user-data\":1,\"x\":\"",
+                form,
             ),
         ] {
-            refuse(name, "", &said(from, to));
+            refuse(name, words, &said(from, to));
         }
 
         // PCRs and the quote's form.
@@ -328,7 +331,11 @@ fn bad_evidence() {
         for length in [0, 31, 32, 1215, 1216, 1235, 1236, 1236 + text.len() - 1] {
             let mut evidence = good.clone();
             evidence["hcl_report"] = json!(b64u_padded::encode(&whole[..length]));
-            refuse(&format!("a report of {length} bytes"), "", &evidence);
+            refuse(
+                &format!("a report of {length} bytes"),
+                "ends early",
+                &evidence,
+            );
         }
         let mut long = whole.clone();
         long[1232..1236].copy_from_slice(&u32::MAX.to_le_bytes());
@@ -336,7 +343,7 @@ fn bad_evidence() {
         evidence["hcl_report"] = json!(b64u_padded::encode(&long));
         refuse("a text of 4 GiB", "ends early", &evidence);
         evidence["hcl_report"] = json!(b64u_padded::encode([&whole[..], &[0; 100_000]].concat()));
-        refuse("an oversize report", "", &evidence);
+        refuse("an oversize report", "at most 65536", &evidence);
         evidence["hcl_report"] = json!("+/");
         refuse("a report in another alphabet", "base64url", &evidence);
 
@@ -426,10 +433,22 @@ fn bad_processors_below_a_paravisor() {
             with_vcek(&sibling.vek_der),
             "not signed by",
         ),
-        ("half a VCEK", with_vcek(&vcek[..vcek.len() / 2]), ""),
-        ("an empty VCEK", with_vcek(&[]), ""),
-        ("an oversize VCEK", with_vcek(&vec![0x30; 1_000_000]), ""),
-        ("the ARK as VCEK", with_vcek(&machine.authority.ark_der), ""),
+        (
+            "half a VCEK",
+            with_vcek(&vcek[..vcek.len() / 2]),
+            "no certificate",
+        ),
+        ("an empty VCEK", with_vcek(&[]), "no certificate"),
+        (
+            "an oversize VCEK",
+            with_vcek(&vec![0x30; 1_000_000]),
+            "no certificate",
+        ),
+        (
+            "the ARK as VCEK",
+            with_vcek(&machine.authority.ark_der),
+            "no root vouches",
+        ),
     ] {
         refuse(name, words, &evidence);
     }
@@ -486,9 +505,17 @@ fn bad_processors_below_a_paravisor() {
     };
     let strange = Platform::new(now()).quote(&Td::default());
     for (name, evidence, words) in [
-        ("a changed quote", with_quote(&bit), ""),
-        ("half a quote", with_quote(&quote[..quote.len() / 2]), ""),
-        ("an empty quote", with_quote(&[]), ""),
+        (
+            "a changed quote",
+            with_quote(&bit),
+            "ISV enclave report signature is invalid",
+        ),
+        (
+            "half a quote",
+            with_quote(&quote[..quote.len() / 2]),
+            "does not read",
+        ),
+        ("an empty quote", with_quote(&[]), "does not read"),
         (
             "an oversize quote",
             with_quote(&[&quote[..], &vec![0; 200_000]].concat()),
@@ -499,7 +526,11 @@ fn bad_processors_below_a_paravisor() {
             with_quote(&machine.platform.quote(&other)),
             "other paravisor data",
         ),
-        ("a quote under another root", with_quote(&strange), ""),
+        (
+            "a quote under another root",
+            with_quote(&strange),
+            "verify certificate chain",
+        ),
     ] {
         refuse(name, words, &evidence);
     }

@@ -54,6 +54,20 @@ fn good_reports_of_each_generation_say_what_the_policies_read() {
     }
 }
 
+/// Newer certificates have the chip's id as an OCTET STRING.
+#[test]
+fn a_chips_id_comes_in_two_spellings() {
+    let (sessions, authority) = (Sessions::new(), Authority::new(now()));
+    let roots = roots(&[authority.pem()], None, &[]);
+    let chip = authority.chip_certified(Generation::Genoa, |says| {
+        let id = says.get_mut("1.3.6.1.4.1.3704.1.4").unwrap();
+        id.splice(0..0, [4, 64]);
+    });
+    let report = chip.report(report_data(&sessions.ours));
+    let good = evidence(&authority, &chip, &report);
+    verify(Tee::Snp, &good, &sessions.ours, None, &roots).unwrap();
+}
+
 #[test]
 fn a_report_without_certificates_needs_the_chips_certificate_in_the_store() {
     let (sessions, authority) = (Sessions::new(), Authority::new(now()));
@@ -188,6 +202,61 @@ fn bad_reports() {
             claimed["cert_chain"][entry] = good["cert_chain"][entry].clone();
         }
         refuse("another root below ours", "no root vouches", &claimed);
+        // Another chain, but for our ARK on top; a chain of ours, but for another ARK on top.
+        let mut claimed = strange.clone();
+        claimed["cert_chain"][0] = good["cert_chain"][0].clone();
+        refuse("another ASK below our ARK", "no root vouches", &claimed);
+        let mut claimed = good.clone();
+        claimed["cert_chain"][0] = strange["cert_chain"][0].clone();
+        refuse(
+            "another ARK above ours",
+            "the ARK that came along is another",
+            &claimed,
+        );
+        // Certificates that say less about the chip, or something else.
+        let mut versions = vec![
+            ("boot loader", "1.3.6.1.4.1.3704.1.3.1"),
+            ("TEE", "1.3.6.1.4.1.3704.1.3.2"),
+            ("SNP firmware", "1.3.6.1.4.1.3704.1.3.3"),
+            ("microcode", "1.3.6.1.4.1.3704.1.3.8"),
+        ];
+        if generation == Generation::Turin {
+            versions.push(("FMC", "1.3.6.1.4.1.3704.1.3.9"));
+        }
+        for (part, oid) in versions {
+            let silent = authority.chip_certified(generation, |says| drop(says.remove(oid)));
+            refuse(
+                &format!("a VCEK without a {part} version"),
+                &format!("names no {part} version"),
+                &evidence(&authority, &silent, &silent.report(ours)),
+            );
+            let large = authority.chip_certified(generation, |says| {
+                says.insert(oid, vec![2, 2, 1, 0]);
+            });
+            refuse(
+                &format!("a VCEK with a {part} version of 256"),
+                "version is no small number",
+                &evidence(&authority, &large, &large.report(ours)),
+            );
+        }
+        let hardware = "1.3.6.1.4.1.3704.1.4";
+        let silent = authority.chip_certified(generation, |says| drop(says.remove(hardware)));
+        refuse(
+            "a VCEK without a chip",
+            "names no chip",
+            &evidence(&authority, &silent, &silent.report(ours)),
+        );
+        for length in [0, 1, 7, 9, 63] {
+            let short = authority.chip_certified(generation, |says| {
+                let id = says.get_mut(hardware).unwrap();
+                id.resize(length, 0);
+            });
+            refuse(
+                &format!("a VCEK with {length} bytes of a chip's id"),
+                "another chip",
+                &evidence(&authority, &short, &short.report(ours)),
+            );
+        }
         let late = authority.chip_with(generation, CertType::VCEK, (now() - 9 * DAY, now() - DAY));
         refuse(
             "an expired VCEK",
@@ -213,7 +282,7 @@ fn bad_reports() {
         };
         for (name, words, evidence) in [
             renamed(2, json!("CRL"), "must include a VCEK", "no VCEK"),
-            renamed(0, json!("VCEK"), "not signed by", "the ARK as VCEK"),
+            renamed(0, json!("VCEK"), "no root vouches", "the ARK as VCEK"),
             renamed(2, json!("ASK"), "must include a VCEK", "the VCEK as ASK"),
             renamed(
                 2,
@@ -222,8 +291,6 @@ fn bad_reports() {
                 "a kind of certificate that is none",
             ),
         ] {
-            // An ARK's key is no P-384 key, which the signature check says in its own words.
-            let words = if name == "the ARK as VCEK" { "" } else { words };
             refuse(name, words, &evidence);
         }
         let with_der = |entry: usize, change: &dyn Fn(&mut Vec<Value>)| {
@@ -236,24 +303,28 @@ fn bad_reports() {
             evidence
         };
         for (entry, who) in [(0, "ARK"), (1, "ASK"), (2, "VCEK")] {
+            let none = match who {
+                "VCEK" => "the VCEK or VLEK is no certificate".to_owned(),
+                who => format!("the {who} is no certificate"),
+            };
             refuse(
                 &format!("half a {who}"),
-                "",
+                &none,
                 &with_der(entry, &|der| der.truncate(200)),
             );
             refuse(
                 &format!("an empty {who}"),
-                "",
+                &none,
                 &with_der(entry, &Vec::clear),
             );
             refuse(
                 &format!("a {who} and a byte"),
-                "",
+                &none,
                 &with_der(entry, &|der| der.push(json!(0))),
             );
             refuse(
                 &format!("a {who} with a changed signature"),
-                "",
+                "no root vouches",
                 &with_der(entry, &|der| {
                     let last = der.last_mut().unwrap();
                     *last = json!(last.as_u64().unwrap() ^ 1);
@@ -265,6 +336,14 @@ fn bad_reports() {
         refuse("an empty chain", "must include a VCEK", &empty);
         empty["cert_chain"] = Value::Null;
         refuse("no chain and no store", "no certificates came", &empty);
+        let mut hidden = signed(&|r| r.chip_id = [0; 64]);
+        hidden["cert_chain"] = Value::Null;
+        refuse("no chain and a hidden chip", "hides its chip", &hidden);
+        for member in ["cpuid_fam_id", "cpuid_mod_id"] {
+            let mut nameless = good.clone();
+            nameless["attestation_report"][member] = Value::Null;
+            refuse(&format!("no {member}"), "names no processor", &nameless);
+        }
 
         // Bits that change after the signature, a debug bit that hides among them.
         let debug = signed(&|r| r.policy.set_debug_allowed(true));

@@ -146,20 +146,34 @@ fn bad_quotes() {
                 &evidence(&platform.quote(&td), None),
             );
         }
-        refuse("another root", "", &evidence(&stranger.quote(&good), None));
+        refuse(
+            "another root",
+            "verify certificate chain",
+            &evidence(&stranger.quote(&good), None),
+        );
         for version in [0, 1, 2, 3, 6] {
             let td = changed(&|td| td.version = version);
             refuse(
                 &format!("marked as version {version}"),
-                "",
+                "the quote does not read",
                 &evidence(&platform.quote(&td), None),
             );
         }
         let sgx = changed(&|td| td.tee_type = 0);
-        refuse("marked as SGX", "", &evidence(&platform.quote(&sgx), None));
+        // Version 4 says nothing else about its body: a TD's is too long for an enclave's.
+        let words = match kind.0 {
+            4 => "the quote does not read",
+            _ => "expected a TD's",
+        };
+        refuse(
+            "marked as SGX",
+            words,
+            &evidence(&platform.quote(&sgx), None),
+        );
 
         // One bit anywhere in what is signed.
         let signed = good.signed().len();
+        let signature = "ISV enclave report signature is invalid";
         for (what, at) in [
             ("the vendor", 12),
             ("the user data", 30),
@@ -171,25 +185,46 @@ fn bad_quotes() {
         ] {
             let mut bad = quote.clone();
             bad[at] ^= 1;
-            refuse(&format!("a bit in {what}"), "", &evidence(&bad, None));
+            let words = match what {
+                "the vendor" => "Unknown QE vendor ID",
+                _ => signature,
+            };
+            refuse(&format!("a bit in {what}"), words, &evidence(&bad, None));
         }
         // And in what signs it: signature, key, enclave's report, its signature, authentication data, chain.
         let auth = signed + 4;
-        for (what, at) in [
-            ("the signature", auth + 5),
-            ("the attestation key", auth + 70),
-            ("the enclave's report", auth + 140),
-            ("the enclave's key hash", auth + 134 + 325),
-            ("the enclave's signature", auth + 134 + 390),
-            ("the authentication data", auth + 134 + 384 + 64 + 4),
+        for (what, at, words) in [
+            ("the signature", auth + 5, signature),
+            ("the attestation key", auth + 70, "QE report hash mismatch"),
+            (
+                "the enclave's report",
+                auth + 140,
+                "Signature is invalid for qe_report",
+            ),
+            (
+                "the enclave's key hash",
+                auth + 134 + 325,
+                "Signature is invalid for qe_report",
+            ),
+            (
+                "the enclave's signature",
+                auth + 134 + 390,
+                "Signature is invalid for qe_report",
+            ),
+            (
+                "the authentication data",
+                auth + 134 + 384 + 64 + 4,
+                "QE report hash mismatch",
+            ),
             (
                 "the PCK certificate",
                 auth + 134 + 384 + 64 + 2 + 32 + 6 + 100,
+                "verify certificate chain",
             ),
         ] {
             let mut bad = quote.clone();
             bad[at] ^= 1;
-            refuse(&format!("a bit in {what}"), "", &evidence(&bad, None));
+            refuse(&format!("a bit in {what}"), words, &evidence(&bad, None));
         }
         for length in [
             0,
@@ -207,7 +242,7 @@ fn bad_quotes() {
         ] {
             refuse(
                 &format!("cut to {length} bytes"),
-                "",
+                "the quote does not read",
                 &evidence(&quote[..length], None),
             );
         }
@@ -244,15 +279,15 @@ fn bad_quotes() {
         text["cc_eventlog"] = json!("!");
         refuse("a log that is not base64", "base64", &text);
 
-        for (what, value) in [
-            ("null", Value::Null),
-            ("a list", json!([])),
-            ("nothing", json!({})),
-            ("a number", json!({"quote": 1})),
-            ("no base64", json!({"quote": "!"})),
-            ("an empty quote", json!({"quote": ""})),
+        for (what, value, words) in [
+            ("null", Value::Null, "another form"),
+            ("a list", json!([]), "another form"),
+            ("nothing", json!({}), "another form"),
+            ("a number", json!({"quote": 1}), "another form"),
+            ("no base64", json!({"quote": "!"}), "not base64"),
+            ("an empty quote", json!({"quote": ""}), "does not read"),
         ] {
-            refuse(what, "", &value);
+            refuse(what, words, &value);
         }
         for (what, register) in [("no MRCONFIGID", [0; 48]), ("another MRCONFIGID", [1; 48])] {
             let evidence = evidence(
@@ -290,16 +325,29 @@ fn bad_platforms_and_collateral() {
         change(&mut make);
         Platform::make(&make)
     };
-    for (what, platform) in [
-        ("a revoked PCK certificate", make(&|m| m.revoked = true)),
-        ("a revoked TCB level", make(&|m| m.tcb_status = "Revoked")),
-        ("a status that is none", make(&|m| m.tcb_status = "Fine")),
+    for (what, platform, words) in [
+        (
+            "a revoked PCK certificate",
+            make(&|m| m.revoked = true),
+            "CertRevoked",
+        ),
+        (
+            "a revoked TCB level",
+            make(&|m| m.tcb_status = "Revoked"),
+            "Revoked",
+        ),
+        (
+            "a status that is none",
+            make(&|m| m.tcb_status = "Fine"),
+            "unknown variant `Fine`",
+        ),
         (
             "collateral that ran out yesterday",
             make(&|m| m.expired_for = 86_400),
+            "TCBInfo expired",
         ),
     ] {
-        refuse(what, "", &platform, &roots_of(&platform));
+        refuse(what, words, &platform, &roots_of(&platform));
     }
     let (platform, other) = (Platform::new(now()), Platform::new(now()));
     let pem = || Some(platform.root_pem());
@@ -311,13 +359,13 @@ fn bad_platforms_and_collateral() {
     );
     refuse(
         "Intel's own root",
-        "",
+        "InvalidCrlSignatureForPublicKey",
         &platform,
         &roots(&[], None, &[platform.collateral().clone()]),
     );
     refuse(
         "another platform's collateral",
-        "",
+        "InvalidCrlSignatureForPublicKey",
         &platform,
         &roots(&[], pem(), &[other.collateral().clone()]),
     );
@@ -336,9 +384,15 @@ fn bad_platforms_and_collateral() {
         mixed[member] = other.collateral()[member].clone();
         // Both platforms were made in one second, so what is not signed may be the same text.
         if mixed != *platform.collateral() {
+            let words = match member.as_str() {
+                "pck_crl" | "root_ca_crl" => "InvalidCrlSignatureForPublicKey",
+                "qe_identity_issuer_chain" | "tcb_info_issuer_chain" => "verify certificate chain",
+                "qe_identity_signature" => "Signature is invalid for qe_identity",
+                _ => "Signature is invalid for tcb_info",
+            };
             refuse(
                 &format!("the {member} of another"),
-                "",
+                words,
                 &platform,
                 &roots(&[], pem(), &[mixed]),
             );
@@ -353,7 +407,7 @@ fn bad_platforms_and_collateral() {
         altered[member] = json!(text);
         refuse(
             &format!("a changed {member}"),
-            "",
+            &format!("Signature is invalid for {member}"),
             &platform,
             &roots(&[], pem(), &[altered]),
         );
