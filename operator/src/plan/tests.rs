@@ -38,6 +38,7 @@ fn a_fresh_kbs_is_closed_before_and_opened_after_everything_else() {
             format!("store secret \"0-1\" at default/{}/root", node(0)),
             "set reference value boot_tuples to 2 entries".to_owned(),
             format!("set reference value {} to 1 entries", ak(0).shard()),
+            "set reference value seals to 1 entries".to_owned(),
             "set reference value sheepfold_options to 1 entries".to_owned(),
             "open: upload the resource policy".to_owned(),
         ]
