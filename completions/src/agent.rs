@@ -35,6 +35,9 @@ pub(crate) fn command() -> Command {
                 .args(volumes())
                 .arg(flag("test", "Stop before the volume becomes active"))
                 .arg(flag("record", "Record the ids of the volume keys")),
+            Command::new("answer")
+                .about("Give systemd-cryptsetup the passphrase of a volume")
+                .args(volumes()),
             Command::new("verify-binding").about("First boot: every open volume opens again"),
             Command::new("rebind")
                 .about("Bind volumes to the present secret")
