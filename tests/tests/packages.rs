@@ -95,6 +95,7 @@ fn expected() -> [BTreeSet<String>; 3] {
             .map(str::to_owned)
             .into(),
         [
+            "/usr/bin/kubectl-sheepfold",
             "/usr/bin/sheepfold-operator",
             "/usr/share/man/man8/sheepfold-operator.8",
         ]
