@@ -148,7 +148,7 @@ fn bootstrap_data_comes_out_of_the_attestation_and_goes_with_the_machine() {
         json!({"ignition": {"version": "3.4.0", "config": {"merge": [{"source": "https://x"}]}}});
     place.apply(&json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "nowhere"},
-        "stringData": {"value": fetching.to_string()},
+        "stringData": {"config.ign": fetching.to_string()},
     }));
     place.machine(
         "b",
