@@ -50,12 +50,15 @@ fn service_version(rbac: &str, deployment: &str) -> Result<Value, String> {
         .ok_or("deploy/deployment.yaml has no Deployment")?;
     let image = format!("{PACKAGE}:{VERSION}");
     let mut pods = deployment["spec"].clone();
-    for container in pods["template"]["spec"]["containers"]
-        .as_array_mut()
+    let containers = pods.pointer_mut("/template/spec/containers");
+    for container in containers
+        .and_then(Value::as_array_mut)
         .into_iter()
         .flatten()
     {
-        container["image"] = json!(image);
+        if let Some(container) = container.as_object_mut() {
+            container.insert("image".to_owned(), json!(image));
+        }
     }
     let owned: Vec<Value> = api::crds().iter().map(owned).collect();
     Ok(json!({
@@ -91,12 +94,12 @@ fn service_version(rbac: &str, deployment: &str) -> Result<Value, String> {
                 "strategy": "deployment",
                 "spec": {
                     "permissions": [{
-                        "serviceAccountName": of("ServiceAccount")?["metadata"]["name"],
+                        "serviceAccountName": of("ServiceAccount")?.pointer("/metadata/name"),
                         "rules": of("Role")?["rules"],
                     }],
                     "deployments": [{
-                        "name": deployment["metadata"]["name"],
-                        "label": deployment["metadata"]["labels"],
+                        "name": deployment.pointer("/metadata/name"),
+                        "label": deployment.pointer("/metadata/labels"),
                         "spec": pods,
                     }],
                 },

@@ -159,7 +159,7 @@ impl Deployer {
         let mut deployment = Value::Null;
         for object in render::objects(wanted, &facts) {
             let applied = self.apply(object)?;
-            if applied["kind"] == "Deployment" {
+            if applied.get("kind").is_some_and(|kind| kind == "Deployment") {
                 deployment = applied;
             }
         }
@@ -302,12 +302,15 @@ impl Deployer {
     }
 
     fn apply(&self, mut object: Value) -> Result<Value, Error> {
-        if object["kind"] == "PodDisruptionBudget" {
-            object["apiVersion"] = json!(self.runtime.block_on(budgets(&self.client)));
+        let kind = object.get("kind").cloned().unwrap_or_default();
+        if let (true, Some(object)) = (kind == "PodDisruptionBudget", object.as_object_mut()) {
+            let version = self.runtime.block_on(budgets(&self.client));
+            object.insert("apiVersion".to_owned(), json!(version));
         }
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.namespace, &resource(&object));
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let name = object.pointer("/metadata/name").and_then(Value::as_str);
+        let name = name.unwrap_or_default();
         let params = PatchParams::apply(MANAGER).force();
         let applied = self
             .runtime

@@ -164,7 +164,10 @@ impl Worker {
         dirty.all |= due.resync;
         let ended = self.round(&mut dirty, due);
         let after = Instant::now();
-        let result = ended.as_ref().map(|()| ()).map_err(Error::owner);
+        let result = match &ended {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.owner()),
+        };
         self.metrics
             .round(after.saturating_duration_since(now), result);
         if let Err(error) = ended {

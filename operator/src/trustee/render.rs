@@ -104,7 +104,8 @@ fn volume(size: &str, class: Option<&str>) -> Value {
             "resources": {"requests": {"storage": size}},
         },
     });
-    if let (Some(class), Some(spec)) = (class, object["spec"].as_object_mut()) {
+    let spec = object.get_mut("spec").and_then(Value::as_object_mut);
+    if let (Some(class), Some(spec)) = (class, spec) {
         spec.insert("storageClassName".to_owned(), json!(class));
     }
     object

@@ -5,7 +5,8 @@
 
 #![allow(
     unreachable_pub,
-    reason = "what KubeSchema derives repeats each struct inside a function"
+    clippy::duplicated_attributes,
+    reason = "what KubeSchema derives repeats each struct inside a function; columns have types in common"
 )]
 
 use crate::controllers::api::Ignition;
