@@ -60,7 +60,13 @@ fn a_milan_report_and_certificates_of_two_generations() {
 #[test]
 fn reports_of_each_generation_are_spelled_as_the_specification_has_it() {
     let roots = roots(&[], None, &[]);
-    for (name, made_for, raw, vcek) in recorded_reports() {
+    for one in recorded_reports() {
+        let Recorded {
+            name,
+            made_for,
+            raw,
+            vcek,
+        } = one;
         let report = *SnpReport::parse(&raw).unwrap().fields();
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
@@ -244,24 +250,38 @@ fn recorded(name: &str) -> Vec<u8> {
     std::fs::read(beside.join(name)).unwrap()
 }
 
-/// Name, the processor that made it where that is known, raw report and VCEK.
-fn recorded_reports() -> Vec<(String, Option<Generation>, Vec<u8>, Vec<u8>)> {
+/// A report that somebody recorded.
+struct Recorded {
+    name: String,
+    /// The processor that made it, where that is known.
+    made_for: Option<Generation>,
+    raw: Vec<u8>,
+    /// The certificate of the key that signed it, DER.
+    vcek: Vec<u8>,
+}
+
+fn recorded_reports() -> Vec<Recorded> {
     let (_, raw, vcek) = milan();
-    let mut reports = vec![("milan".to_owned(), Some(Generation::Milan), raw, vcek)];
+    let mut reports = vec![Recorded {
+        name: "milan".to_owned(),
+        made_for: Some(Generation::Milan),
+        raw,
+        vcek,
+    }];
     for (name, generation) in [("genoa", Generation::Genoa), ("turin", Generation::Turin)] {
-        let read = |ending: &str| recorded(&format!("{name}{ending}"));
-        reports.push((
-            name.to_owned(),
-            Some(generation),
-            read(".bin"),
-            read(".vcek.der"),
-        ));
+        reports.push(Recorded {
+            name: name.to_owned(),
+            made_for: Some(generation),
+            raw: recorded(&format!("{name}.bin")),
+            vcek: recorded(&format!("{name}.vcek.der")),
+        });
     }
-    for path in files("tee/snp", "bin") {
-        let vcek = std::fs::read(path.with_extension("vcek.der")).unwrap();
-        let name = path.display().to_string();
-        reports.push((name, None, std::fs::read(&path).unwrap(), vcek));
-    }
+    reports.extend(files("tee/snp", "bin").into_iter().map(|path| Recorded {
+        name: path.display().to_string(),
+        made_for: None,
+        raw: std::fs::read(&path).unwrap(),
+        vcek: std::fs::read(path.with_extension("vcek.der")).unwrap(),
+    }));
     reports
 }
 
