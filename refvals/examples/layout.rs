@@ -82,7 +82,7 @@ impl<'a> Image<'a> {
         let part = self.directory.join("part");
         let blob = Hashed::new(BufWriter::new(File::create(&part).unwrap()));
         let written = blob.count.clone();
-        let is_gzip = number % 2 == 0;
+        let is_gzip = number.is_multiple_of(2);
         let compressed: Compressed = match is_gzip {
             true => Compressed::Gzip(flate2::write::GzEncoder::new(
                 blob,
