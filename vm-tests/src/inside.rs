@@ -77,6 +77,9 @@ fi
 mount --rbind /dev "$tree/dev"
 mount -t proc proc "$tree/proc"
 mount --rbind /sys "$tree/sys"
+# cryptsetup's locks go by the UUID of a volume, and each story's volume has the same.
+mkdir -p "$tree/run/cryptsetup"
+mount -t tmpfs -o mode=0700 tmpfs "$tree/run/cryptsetup"
 while [ "$count" -gt 0 ]; do
     mount --bind "$1" "$tree$2"
     shift 2
