@@ -29,14 +29,7 @@ mod tests {
     #[test]
     fn the_documented_table_is_the_one_in_force() {
         let table = include_str!("../../docs/exit-codes.md");
-        for owner in [
-            Owner::Configuration,
-            Owner::Machine,
-            Owner::Network,
-            Owner::Server,
-            Owner::Policy,
-            Owner::Data,
-        ] {
+        for owner in Owner::ALL {
             let row = format!("| {} | {} |", code(owner), owner.as_str());
             assert!(table.contains(&row), "docs/exit-codes.md lacks `{row}`");
         }

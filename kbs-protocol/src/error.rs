@@ -25,6 +25,16 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// Everybody who can have to act.
+    pub const ALL: [Self; 6] = [
+        Self::Configuration,
+        Self::Machine,
+        Self::Network,
+        Self::Server,
+        Self::Policy,
+        Self::Data,
+    ];
+
     /// The word used in JSON output and in the name of the exit code.
     pub fn as_str(self) -> &'static str {
         match self {

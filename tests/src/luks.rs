@@ -46,6 +46,18 @@ impl Volume {
         Ok(Self { path, key_file })
     }
 
+    /// Removes the slot that it was formatted with, as Ignition does after it has bound a volume.
+    ///
+    /// # Errors
+    /// `cryptsetup` refuses.
+    pub fn remove_first_key(&self) -> Result<()> {
+        cryptsetup(["luksRemoveKey", "--batch-mode"])
+            .arg(&self.path)
+            .arg(&self.key_file)
+            .success()
+            .map(drop)
+    }
+
     /// Tries `passphrase` against every slot, or one.
     ///
     /// # Errors

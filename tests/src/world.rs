@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use crate::administrator::Stored;
 use crate::clevis::Links;
 use crate::lab::Lab;
+use crate::luks::Volume;
 use crate::process::{Captured, Run};
 use crate::settings::Settings;
 use crate::swtpm::SoftTpm;
@@ -187,6 +188,26 @@ impl World {
     /// `clevis` with these arguments, on this node.
     pub fn clevis<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Run {
         self.on_node(self.links.clevis()).args(args)
+    }
+
+    /// `clevis luks bind` of a volume, by the passphrase that it was formatted with.
+    pub fn bind(&self, volume: &Volume, pin: &str, config: &str) -> Run {
+        self.clevis(["luks", "bind", "-f", "-k"])
+            .arg(&volume.key_file)
+            .arg("-d")
+            .arg(&volume.path)
+            .args([pin, config])
+    }
+
+    /// A new volume of the node with one key slot, that of Clevis.
+    ///
+    /// # Errors
+    /// `cryptsetup` or `clevis` refuses.
+    pub fn bound_volume(&self, name: &str, pin: &str, config: &str) -> Result<Volume> {
+        let volume = Volume::format(&self.node_dir(), name)?;
+        self.bind(&volume, pin, config).success()?;
+        volume.remove_first_key()?;
+        Ok(volume)
     }
 
     /// `clevis-encrypt-trustee`, called directly.

@@ -29,19 +29,7 @@ impl Site {
             return None;
         }
         let (mut world, _, _) = World::enrolled().unwrap();
-        let volume = Volume::format(&world.node_dir(), "volume").unwrap();
-        let (path, key) = (
-            volume.path.to_str().unwrap(),
-            volume.key_file.to_str().unwrap(),
-        );
-        world
-            .clevis(["luks", "bind", "-f", "-k", key, "-d", path, "trustee", "{}"])
-            .success()
-            .unwrap();
-        Run::new(sheepfold_tests::paths::tool("cryptsetup").unwrap())
-            .args(["luksRemoveKey", "--batch-mode", path, key])
-            .success()
-            .unwrap();
+        let volume = world.bound_volume("volume", "trustee", "{}").unwrap();
         world.settings.unlock = "mode = \"socket\"\n";
         world.configure().unwrap();
         let at = world.node_dir().join("root.key");

@@ -481,13 +481,7 @@ fn a_volume_is_bound_listed_opened_and_unbound() {
     let (world, _, stored) = World::enrolled().unwrap();
     let volume = Volume::format(&world.node_dir(), "disk.img").unwrap();
     let disk = volume.path.to_str().unwrap();
-    let first_key = volume.key_file.to_str().unwrap();
-    world
-        .clevis([
-            "luks", "bind", "-f", "-k", first_key, "-d", disk, "trustee", "{}",
-        ])
-        .success()
-        .unwrap();
+    world.bind(&volume, "trustee", "{}").success().unwrap();
     let tokens = volume.clevis_tokens().unwrap();
     assert_eq!(tokens.len(), 1);
     assert_eq!(tokens[0]["keyslots"], json!(["1"]));
@@ -526,6 +520,7 @@ fn a_volume_is_bound_listed_opened_and_unbound() {
     );
 
     // As stock Ignition before 2.26 binds: any pin, as long as it is called sss; and `-y`.
+    let first_key = volume.key_file.to_str().unwrap();
     let config = json!({ "t": 1, "pins": { "trustee": { "path": stored.path.as_str() } } });
     world
         .clevis([
@@ -560,14 +555,7 @@ fn a_failed_bind_leaves_the_volume_as_it_was() {
     world.settings.overall = "1s";
     world.configure().unwrap();
     world.lab.stop().unwrap();
-    let disk = volume.path.to_str().unwrap();
-    let first_key = volume.key_file.to_str().unwrap();
-    let refused = world
-        .clevis([
-            "luks", "bind", "-f", "-k", first_key, "-d", disk, "trustee", "{}",
-        ])
-        .capture()
-        .unwrap();
+    let refused = world.bind(&volume, "trustee", "{}").capture().unwrap();
     assert_ne!(refused.code, Some(0));
     assert_eq!(volume.header().unwrap(), before);
 }

@@ -24,12 +24,7 @@ fn rotated() -> (World, Node, Volume, String) {
     world.settings.unlock = RECOVERY;
     world.configure().unwrap();
     let volume = Volume::format(&world.node_dir(), "volume").unwrap();
-    let path = volume.path.to_str().unwrap();
-    let key = volume.key_file.to_str().unwrap();
-    world
-        .clevis(["luks", "bind", "-f", "-k", key, "-d", path, "trustee", "{}"])
-        .success()
-        .unwrap();
+    world.bind(&volume, "trustee", "{}").success().unwrap();
     let kept = format!("{}.{}", stored.path, kid(&volume)[0]);
     world.store_secret(&node).unwrap();
     let stored = world

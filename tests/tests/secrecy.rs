@@ -89,12 +89,9 @@ fn the_secret_is_seen_by_its_caller_only() {
 
     // A volume, from bind to unbind.
     let volume = Volume::format(&world.node_dir(), "disk.img").unwrap();
-    let (disk, key) = (
-        volume.path.to_str().unwrap(),
-        volume.key_file.to_str().unwrap(),
-    );
-    let bind = ["luks", "bind", "-f", "-k", key, "-d", disk, "trustee", "{}"];
-    watch.run(world.clevis(bind)).unwrap().success().unwrap();
+    let disk = volume.path.to_str().unwrap();
+    let bind = world.bind(&volume, "trustee", "{}");
+    watch.run(bind).unwrap().success().unwrap();
     watch
         .run(world.clevis(["luks", "list", "-d", disk]))
         .unwrap()

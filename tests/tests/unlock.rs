@@ -12,7 +12,7 @@
 
 use serde_json::{Value, json};
 use sheepfold_tests::luks::Volume;
-use sheepfold_tests::process::{Captured, Run};
+use sheepfold_tests::process::Captured;
 use sheepfold_tests::world::{Node, World};
 use std::path::Path;
 
@@ -21,21 +21,7 @@ const SSS: [&str; 2] = ["sss", r#"{"t":1,"pins":{"trustee":{}}}"#];
 
 /// A volume with one key slot, that of Clevis.
 fn bound(world: &World, name: &str, [pin, config]: [&str; 2]) -> Volume {
-    let volume = Volume::format(&world.node_dir(), name).unwrap();
-    let (path, key) = (
-        volume.path.to_str().unwrap(),
-        volume.key_file.to_str().unwrap(),
-    );
-    world
-        .clevis(["luks", "bind", "-f", "-k", key, "-d", path, pin, config])
-        .success()
-        .unwrap();
-    let cryptsetup = sheepfold_tests::paths::tool("cryptsetup").unwrap();
-    Run::new(cryptsetup)
-        .args(["luksRemoveKey", "--batch-mode", path, key])
-        .success()
-        .unwrap();
-    volume
+    world.bound_volume(name, pin, config).unwrap()
 }
 
 fn test(world: &World, volume: &Path) -> Captured {

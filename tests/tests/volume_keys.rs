@@ -16,7 +16,7 @@ use kbs_protocol::volume_record::VolumeRecord;
 use serde_json::{Value, json};
 use sheepfold_tests::cluster::Cluster;
 use sheepfold_tests::luks::Volume;
-use sheepfold_tests::process::{Captured, Run};
+use sheepfold_tests::process::Captured;
 use sheepfold_tests::registrar::Registrar;
 use sheepfold_tests::swtpm::{Authority, SoftTpm};
 use sheepfold_tests::world::World;
@@ -90,18 +90,7 @@ impl Site {
 
     /// As Ignition does on first boot: a volume with the key slot of Clevis and no other.
     fn first_boot(&self, name: &str) -> Volume {
-        let volume = Volume::format(&self.world.node_dir(), name).unwrap();
-        let path = volume.path.to_str().unwrap();
-        let key = volume.key_file.to_str().unwrap();
-        self.world
-            .clevis(["luks", "bind", "-f", "-k", key, "-d", path, "trustee", "{}"])
-            .success()
-            .unwrap();
-        Run::new(sheepfold_tests::paths::tool("cryptsetup").unwrap())
-            .args(["luksRemoveKey", "--batch-mode", path, key])
-            .success()
-            .unwrap();
-        volume
+        self.world.bound_volume(name, "trustee", "{}").unwrap()
     }
 
     fn kept(&self) -> PathBuf {
@@ -246,8 +235,7 @@ fn a_record_counts_when_everything_about_it_holds() {
 
     // A TPM of the same make, with the same boot, says it of our node.
     let (stranger, _, _) = World::enrolled().unwrap();
-    let stranger_volume = Volume::format(&stranger.node_dir(), "v").unwrap();
-    bind(&stranger, &stranger_volume);
+    let stranger_volume = stranger.bound_volume("v", "trustee", "{}").unwrap();
     let device = stranger_volume.path.to_str().unwrap();
     let args = [
         "unlock", "--test", "--record", "--name", "root", "--device", device,
@@ -300,19 +288,6 @@ fn signed_by_hand(world: &World, honest: &[u8]) -> Value {
     record
 }
 
-fn bind(world: &World, volume: &Volume) {
-    let path = volume.path.to_str().unwrap();
-    let key = volume.key_file.to_str().unwrap();
-    world
-        .clevis(["luks", "bind", "-f", "-k", key, "-d", path, "trustee", "{}"])
-        .success()
-        .unwrap();
-    Run::new(sheepfold_tests::paths::tool("cryptsetup").unwrap())
-        .args(["luksRemoveKey", "--batch-mode", path, key])
-        .success()
-        .unwrap();
-}
-
 /// Only a node that is approved gets on record.
 #[test]
 fn a_registrar_keeps_what_its_own_nodes_have_signed() {
@@ -321,8 +296,7 @@ fn a_registrar_keeps_what_its_own_nodes_have_signed() {
     };
     let volume = site.first_boot("first");
     let (mut stranger, _, _) = World::enrolled().unwrap();
-    let foreign = Volume::format(&stranger.node_dir(), "v").unwrap();
-    bind(&stranger, &foreign);
+    let foreign = stranger.bound_volume("v", "trustee", "{}").unwrap();
     stranger.settings.registrar = site.world.settings.registrar.clone();
     stranger.settings.unlock = "vk_id = \"required\"\n";
     let ca = fs::read_to_string(site.world.settings.ca_file.as_ref().unwrap()).unwrap();

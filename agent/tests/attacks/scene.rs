@@ -125,19 +125,7 @@ pub(crate) fn bound(world: &World, name: &str) -> Volume {
 
 /// The same, with this configuration of the pin.
 pub(crate) fn bound_with(world: &World, name: &str, config: &str) -> Volume {
-    let volume = Volume::format(&world.node_dir(), name).unwrap();
-    let path = volume.path.to_str().unwrap();
-    let key = volume.key_file.to_str().unwrap();
-    world
-        .clevis([
-            "luks", "bind", "-f", "-k", key, "-d", path, "trustee", config,
-        ])
-        .success()
-        .unwrap();
-    cryptsetup(&["luksRemoveKey", "--batch-mode", path, key])
-        .success()
-        .unwrap();
-    volume
+    world.bound_volume(name, "trustee", config).unwrap()
 }
 
 pub(crate) fn cryptsetup(args: &[&str]) -> Run {

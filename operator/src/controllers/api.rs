@@ -50,10 +50,18 @@ pub fn crds() -> [CustomResourceDefinition; 4] {
 /// # Errors
 /// None for definitions that were derived; the type says so because YAML cannot hold everything.
 pub fn crds_yaml() -> Result<String, serde_saphyr::ser::Error> {
-    let mut text = String::from("# Written by `sheepfold-operator crds`; a test compares.\n");
-    for crd in crds() {
+    definitions_yaml("crds", &crds())
+}
+
+/// Definitions as one YAML text, which says what writes it.
+pub(super) fn definitions_yaml(
+    command: &str,
+    crds: &[CustomResourceDefinition],
+) -> Result<String, serde_saphyr::ser::Error> {
+    let mut text = format!("# Written by `sheepfold-operator {command}`; a test compares.\n");
+    for crd in crds {
         text.push_str("---\n");
-        text.push_str(&serde_saphyr::to_string(&crd)?);
+        text.push_str(&serde_saphyr::to_string(crd)?);
     }
     Ok(text)
 }

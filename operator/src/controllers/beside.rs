@@ -95,38 +95,27 @@ fn said(object: &impl kube::ResourceExt) -> Result<Vec<SignedRecord>, String> {
     })
 }
 
-/// Puts its Ignition config into a machine: its own, or that of the cluster. Returns what is wrong with it.
+/// Puts its Ignition config into a machine: its own, or that of the cluster. Returns what is wrong with it; the machine
+/// then has what is stored, as [`secrets::put`](super::secrets::put) left it.
 ///
 /// # Errors
 /// [`crate::provision::Error::ApiServer`].
 pub fn ignition(
     machine: &mut Machine,
-    parsed: &Parsed,
     wanted: Option<&api::Ignition>,
-    record: &Record,
     configs: &mut Configs,
     vault: &mut Vault,
 ) -> Result<Option<String>, Error> {
     let Some(wanted) = wanted else {
         return Ok(None);
     };
-    let place = Tag::ignition();
-    match configs.get(wanted)? {
-        Ok(config) => {
-            let id = vault.keep(config.id().clone(), config.text());
-            machine.secrets.insert(place, id);
-            Ok(None)
-        }
-        Err(why) => {
-            let path = place
-                .path(&parsed.node)
-                .map_err(crate::provision::Error::from)?;
-            if let Some(Some(stored)) = record.observed().secret(path.as_str()) {
-                machine.secrets.insert(place, stored.clone());
-            }
-            Ok(Some(why))
-        }
-    }
+    let config = match configs.get(wanted)? {
+        Ok(config) => config,
+        Err(why) => return Ok(Some(why)),
+    };
+    let id = vault.keep(config.id().clone(), config.text());
+    machine.secrets.insert(Tag::ignition(), id);
+    Ok(None)
 }
 
 /// The configs of one round: each is read and judged once, however many machines get it.

@@ -23,7 +23,7 @@ pub use config::{
     AttestedConfigTemplateSpec, Initialization, Template, pointer,
 };
 
-use super::api::Machine;
+use super::api::{Machine, definitions_yaml};
 use super::log;
 use futures::StreamExt as _;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -59,13 +59,7 @@ pub fn crds() -> [CustomResourceDefinition; 2] {
 /// # Errors
 /// None for definitions that were derived.
 pub fn crds_yaml() -> Result<String, serde_saphyr::ser::Error> {
-    let mut text =
-        String::from("# Written by `sheepfold-operator crds --cluster-api`; a test compares.\n");
-    for crd in crds() {
-        text.push_str("---\n");
-        text.push_str(&serde_saphyr::to_string(&crd)?);
-    }
-    Ok(text)
+    definitions_yaml("crds --cluster-api", &crds())
 }
 
 /// Looks after AttestedConfigs and links, as long as the lease is ours.

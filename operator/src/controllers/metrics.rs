@@ -39,8 +39,8 @@ pub struct Figures {
     pub foreign_changes: u64,
     /// Rounds that did what was due.
     pub rounds: u64,
-    /// Rounds that failed, by who has to act, in the order of [`OWNERS`].
-    pub failures: [u64; OWNERS.len()],
+    /// Rounds that failed, by who has to act, in the order of [`Owner::ALL`].
+    pub failures: [u64; Owner::ALL.len()],
     /// How long all rounds took together.
     pub busy: Duration,
     /// When the last round did what was due.
@@ -65,7 +65,7 @@ impl Metrics {
                     figures.last_round = Some(SystemTime::now());
                 }
                 Err(owner) => {
-                    let counts = OWNERS.iter().zip(&mut figures.failures);
+                    let counts = Owner::ALL.iter().zip(&mut figures.failures);
                     for (_, count) in counts.filter(|(known, _)| **known == owner) {
                         *count = count.saturating_add(1);
                     }
@@ -151,7 +151,7 @@ impl Metrics {
             &[("result", "done")],
             &figures.rounds.to_string(),
         );
-        for (owner, count) in OWNERS.iter().zip(figures.failures) {
+        for (owner, count) in Owner::ALL.iter().zip(figures.failures) {
             page.sample(
                 "sheepfold_rounds_total",
                 &[("result", owner.as_str())],
@@ -225,16 +225,6 @@ fn resident() -> u64 {
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or_default().saturating_mul(1024)
 }
-
-/// Who can have to act.
-pub const OWNERS: [Owner; 6] = [
-    Owner::Configuration,
-    Owner::Machine,
-    Owner::Network,
-    Owner::Server,
-    Owner::Policy,
-    Owner::Data,
-];
 
 #[cfg(test)]
 mod tests;

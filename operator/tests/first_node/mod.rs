@@ -102,11 +102,8 @@ fn two_manifests_open_a_disk_and_a_deletion_closes_it() {
     let name = node.id.to_string();
     place.await_phase(&name, Phase::Served);
     let volume = Volume::format(&world.node_dir(), "disk.img").unwrap();
-    let disk = volume.path.to_str().unwrap().to_owned();
-    let key_file = volume.key_file.to_str().unwrap().to_owned();
-    let bind = ["luks", "bind", "-f", "-k", &key_file, "-d", &disk];
-    let bind = bind.into_iter().chain(["trustee", "{}"]);
-    world.run(world.clevis(bind)).unwrap().success().unwrap();
+    let bind = world.bind(&volume, "trustee", "{}");
+    world.run(bind).unwrap().success().unwrap();
     assert!(opens(&world, &volume));
     // Not through the journal: it is the secret.
     let fetched = world.agent(["fetch"]).success().unwrap();

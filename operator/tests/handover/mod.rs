@@ -73,11 +73,8 @@ fn the_first_node_is_handed_over_with_its_disk() {
     // From a laptop, without a cluster.
     run(&["bootstrap"]).success().unwrap();
     let volume = Volume::format(&world.node_dir(), "disk.img").unwrap();
-    let disk = volume.path.to_str().unwrap().to_owned();
-    let key_file = volume.key_file.to_str().unwrap().to_owned();
-    let bind = ["luks", "bind", "-f", "-k", &key_file, "-d", &disk];
-    let bind = bind.into_iter().chain(["trustee", "{}"]);
-    world.run(world.clevis(bind)).unwrap().success().unwrap();
+    let bind = world.bind(&volume, "trustee", "{}");
+    world.run(bind).unwrap().success().unwrap();
     assert!(opens(&world, &volume));
     let before = stored(&world);
     let node = world.node().unwrap().id.to_string();

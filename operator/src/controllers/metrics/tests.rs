@@ -2,7 +2,7 @@
 
 //! What is served, what alerts ask for and what the dashboard shows are the same names; labels are few.
 
-use super::{Figures, Metrics, OWNERS};
+use super::{Figures, Metrics};
 use crate::controllers::api::Phase;
 use kbs_protocol::Owner;
 use serde_json::Value;
@@ -119,7 +119,7 @@ fn labels_are_few_however_much_happens() {
     let metrics = Metrics::default();
     let before = samples(&metrics.text());
     for _ in 0..1000 {
-        for owner in OWNERS {
+        for owner in Owner::ALL {
             metrics.round(Duration::from_millis(1), Err(owner));
         }
         metrics.round(Duration::from_millis(1), Ok(()));

@@ -91,14 +91,7 @@ impl Worker {
                     beside::volume_keys(machine, parsed, objects, boots, record, &mut vault)?;
                 let wanted = object.spec.ignition.as_ref();
                 let wanted = wanted.or(cluster.object.spec.ignition.as_ref());
-                remarks.extend(beside::ignition(
-                    machine,
-                    parsed,
-                    wanted,
-                    record,
-                    &mut configs,
-                    &mut vault,
-                )?);
+                remarks.extend(beside::ignition(machine, wanted, &mut configs, &mut vault)?);
                 if !remarks.is_empty() {
                     findings.remarks.insert(node.clone(), remarks.join("; "));
                 }

@@ -84,17 +84,8 @@ fn story(arguments: &Arguments) -> Result<()> {
         .to_str()
         .context("a directory name that is not text")?
         .to_owned();
-    let key_file = volume
-        .key_file
-        .to_str()
-        .context("a directory name that is not text")?
-        .to_owned();
     tell.command("clevis luks bind -d disk.img trustee '{}'");
-    world
-        .run(world.clevis([
-            "luks", "bind", "-f", "-k", &key_file, "-d", &disk, "trustee", "{}",
-        ]))?
-        .success()?;
+    world.run(world.bind(&volume, "trustee", "{}"))?.success()?;
     tell.done();
 
     tell.step("The node unlocks it: quote, attest, fetch, decrypt");
