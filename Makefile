@@ -71,8 +71,10 @@ vm-test: build dist
 	@$(TARGET)/debug/stories $(STORY)
 
 # On a real API server; scripts/operator-test says where it looks for one.
+CLUSTER_API := $(TARGET)/cluster-api.json
 operator-test: build
-	@scripts/operator-test cargo test --locked --workspace --test kubernetes --test deploy --test beside -- --test-threads 4
+	cargo run --locked -q --manifest-path operator/tests/cluster-api/Cargo.toml --target-dir $(TARGET)/cluster-api >$(CLUSTER_API)
+	@SHEEPFOLD_CLUSTER_API=$(abspath $(CLUSTER_API)) scripts/operator-test cargo test --locked --workspace --test kubernetes --test deploy --test beside -- --test-threads 4
 
 demo: build
 	@$(TARGET)/debug/demo
@@ -120,6 +122,7 @@ fuzz-long: setup
 lint: setup
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo fmt --manifest-path operator/tests/cluster-api/Cargo.toml --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --workspace --no-default-features -- -D warnings
 	@scripts/check-dependencies

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! Beside Cluster API: a machine's bootstrap data comes out of its attestation, and its secrets go with the Machine of
-//! Cluster API that it is. The definition of that Machine is our own here, with the fields of the public contract and no
-//! others: the real ones are not part of this repository.
+//! Cluster API that it is. The definition of that Machine is Cluster API's, as `cluster-api` beside this prints it; where
+//! nobody has built that, one with the fields of the contract and no others.
 
 use crate::common::Tpm;
 use crate::control_plane::{Place, eventually};
@@ -11,8 +11,19 @@ use serde_json::{Value, json};
 use sheepfold_operator::controllers::api::{Machine, Phase};
 use sheepfold_operator::controllers::capi::{AttestedConfig, LINK, crds};
 
-/// Kind Machine of group cluster.x-k8s.io, as far as a bootstrap provider looks at it.
+/// Kind Machine of group cluster.x-k8s.io.
 fn capi_machines() -> Value {
+    match std::env::var_os("SHEEPFOLD_CLUSTER_API") {
+        Some(file) => serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap(),
+        None => {
+            eprintln!("SKIPPED: Cluster API's own definition: make operator-test builds it");
+            contract()
+        }
+    }
+}
+
+/// As far as a bootstrap provider looks at it.
+fn contract() -> Value {
     let version = |name: &str, storage: bool| {
         json!({
             "name": name, "served": true, "storage": storage,
@@ -23,6 +34,7 @@ fn capi_machines() -> Value {
                         "configRef": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                         "dataSecretName": {"type": "string"},
                     }},
+                    "infrastructureRef": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
                 }},
             }}},
         })
@@ -61,7 +73,10 @@ fn bootstrap_data_comes_out_of_the_attestation_and_goes_with_the_machine() {
     });
     place.apply(&json!({
         "apiVersion": "cluster.x-k8s.io/v1beta2", "kind": "Machine", "metadata": {"name": "worker"},
-        "spec": {"clusterName": "c", "bootstrap": {"configRef": reference}},
+        "spec": {
+            "clusterName": "c", "bootstrap": {"configRef": reference},
+            "infrastructureRef": {"apiGroup": "infrastructure.example", "kind": "Thing", "name": "worker"},
+        },
     }));
     let uid = place.uid("cluster.x-k8s.io", "v1beta2", "Machine", "worker");
     let config = |owners: Value| {
