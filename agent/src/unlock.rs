@@ -224,7 +224,7 @@ impl Candidate {
 fn is_another_binding(error: &Error) -> bool {
     matches!(
         error,
-        Error::Pin(Fault::KidMismatch) | Error::Unlock(UnlockError::Passphrase { .. })
+        Error::Pin(Fault::KidMismatch { .. }) | Error::Unlock(UnlockError::Passphrase { .. })
     )
 }
 
