@@ -13,6 +13,7 @@ use crate::trust::TrustError;
 use crate::unlock::UnlockError;
 use clevis_pin::Fault;
 use clevis_pin::error::Subject;
+use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::{Blame, Owner, Persistence};
 
 /// Why a command failed.
@@ -43,6 +44,14 @@ pub enum Error {
     /// A path, or what the KBS stores.
     #[error(transparent)]
     Protocol(#[from] kbs_protocol::Error),
+    /// What the KBS stores for a volume is no secret for it.
+    #[error("{error}; asked for {path}")]
+    Secret {
+        /// The resource path.
+        path: ResourcePath,
+        /// What is wrong with it.
+        error: kbs_protocol::Error,
+    },
     /// The memory of this boot.
     #[error(transparent)]
     State(#[from] StateError),
@@ -88,7 +97,7 @@ impl Error {
             Self::Guard(error) => Some(error),
             Self::Measure(error) => Some(error),
             Self::Ignition(error) => Some(error),
-            Self::Protocol(error) => Some(error),
+            Self::Protocol(error) | Self::Secret { error, .. } => Some(error),
             Self::State(error) => Some(error),
             Self::Unlock(error) => Some(error),
             Self::NoToken(_) | Self::VkRecord(_) | Self::Pin(_) | Self::Io { .. } => None,

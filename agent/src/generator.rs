@@ -89,8 +89,8 @@ impl Plan {
     }
 }
 
-/// Every unit of an initramfs that ends in a shell.
-const SHELLS: [&str; 4] = [
+/// Every unit of an initramfs that ends in a shell. The dracut module seals the same ones.
+pub const SHELLS: [&str; 4] = [
     "debug-shell.service",
     "dracut-emergency.service",
     "emergency.service",
@@ -100,7 +100,7 @@ const HEAD: &str = "# Made by trustee-generator for this boot.\n";
 
 #[cfg(test)]
 mod tests {
-    use super::plan;
+    use super::{SHELLS, plan};
     use crate::cmdline::CommandLine;
     use crate::config::Config;
 
@@ -147,8 +147,8 @@ mod tests {
 
     #[test]
     fn a_confidential_node_has_no_shell() {
-        for shell in ["emergency", "rescue", "debug-shell", "dracut-emergency"] {
-            let path = format!("{shell}.service.d/60-trustee-boot.conf");
+        for shell in SHELLS {
+            let path = format!("{shell}.d/60-trustee-boot.conf");
             let has = |more: &str| {
                 files(LINE, more)
                     .iter()

@@ -5,12 +5,16 @@
 //! The initramfs mounts whatever has the root's UUID or label, and the host writes UUIDs. So before control leaves,
 //! `trustee-agent guard` asks the kernel which block device is mounted at `/sysroot` and walks down from it: every
 //! path must end in a device-mapper volume whose name, UUID and numbers are those that `unlock` recorded, on the
-//! very device whose header was checked.
+//! very device whose header was checked. What systemd-cryptsetup opened with a passphrase of the agent's is [confirmed]
+//! first: the kernel's table must say what the judged header said.
+//!
+//! [confirmed]: confirm
 
 mod block;
 mod mountinfo;
 
-use crate::state::State;
+use crate::state::{State, Volume};
+use crate::unlock::{Active, UnlockError};
 use block::{Block, Number};
 use kbs_protocol::{Blame, Owner, Persistence};
 use mountinfo::Mount;
@@ -22,17 +26,40 @@ use std::path::{Path, PathBuf};
 pub struct Kernel {
     /// `/proc/self/mountinfo`.
     pub mountinfo: PathBuf,
-    /// `/sys`.
-    pub sys: PathBuf,
+    /// Devices, and the tables of those of the mapper.
+    pub active: Active,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
         Self {
             mountinfo: "/proc/self/mountinfo".into(),
-            sys: "/sys".into(),
+            active: Active::default(),
         }
     }
+}
+
+/// The volumes that were opened with a passphrase of the agent's, once what the kernel made of them is what was judged.
+/// Those that are not open are none of the root's.
+///
+/// # Errors
+/// [`UnlockError::Disagrees`]: the header was changed after it was judged. [`UnlockError::Active`].
+pub fn confirm(state: &State, kernel: &Kernel) -> Result<Vec<(String, Volume)>, UnlockError> {
+    let mut volumes = Vec::new();
+    for (name, answered) in &state.answered {
+        let source = &answered.source_number;
+        let active = kernel.active.read_back(name, &answered.table, source)?;
+        let Some(number) = active else { continue };
+        let volume = Volume {
+            luks_uuid: answered.table.luks_uuid.clone(),
+            source: answered.source.clone(),
+            source_number: source.clone(),
+            number,
+            vk_id: answered.vk_id.clone(),
+        };
+        volumes.push((name.clone(), volume));
+    }
+    Ok(volumes)
 }
 
 /// Checks that every block device under `root` is one of the recorded volumes, and names those.
@@ -51,7 +78,7 @@ pub fn guard(root: &Path, state: &State, kernel: &Kernel) -> Result<Vec<String>,
     let mount = Mount::at(root, &text).ok_or_else(|| GuardError::NotMounted {
         root: root.to_owned(),
     })?;
-    let block = Block::new(&kernel.sys);
+    let block = Block::new(&kernel.active.sys);
     let mut names = Vec::new();
     for device in devices_of(&mount, &block)? {
         walk(device, &block, state, DEPTH, &mut names)?;
@@ -184,8 +211,8 @@ impl Blame for GuardError {
     fn advice(&self) -> String {
         match self {
             Self::NothingOpened => {
-                "see that the root is an encrypted volume which trustee-unlock@ opens: root= and rd.luks.name= \
-                 on the kernel command line"
+                "see that the root is an encrypted volume which trustee-unlock@ opens (trustee-key@ in the mode socket): \
+                 root= and rd.luks.name= on the kernel command line; a volume that was opened at a prompt is none"
             }
             Self::NotMounted { .. } => "run it after sysroot.mount",
             Self::NoBlockDevice { .. } => {

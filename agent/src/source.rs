@@ -283,9 +283,15 @@ pub(crate) fn read_secret(
     node: &NodeId,
     path: &ResourcePath,
 ) -> Result<ResourceSecret, Error> {
-    let secret = ResourceSecret::parse(content)?;
-    secret.check(node, path, config.binding == BindingRule::Required)?;
-    Ok(secret)
+    let required = config.binding == BindingRule::Required;
+    let read = ResourceSecret::parse(content).and_then(|secret| {
+        secret.check(node, path, required)?;
+        Ok(secret)
+    });
+    read.map_err(|error| Error::Secret {
+        path: path.clone(),
+        error,
+    })
 }
 
 /// The servers that a new token names: the ones the pin's configuration names, with their certificates as

@@ -3,8 +3,8 @@
 //! What this boot has done so far: `/run/trustee/state.json`.
 //!
 //! The agent is not one process but many: a pin that Clevis starts, units that unlock, guard and seal. Each
-//! leaves here what a later one must know. `unlock` records the volumes it has opened, `guard` compares the
-//! root with them; whoever extends a register says so, because a register moves once per boot or the next
+//! leaves here what a later one must know. `unlock` records the volumes it has opened, `answer` those whose passphrase it
+//! gave away, `guard` compares the root with them; whoever extends a register says so, because a register moves once per boot or the next
 //! attestation fails; `status` reads it all. No secret is ever in it.
 //!
 //! The directory is memory (tmpfs), belongs to root, and moves with `/run` into the booted system. There it is
@@ -23,6 +23,7 @@ pub use file::{AttestationLock, RunDirectory};
 pub use next_boot::next_boot;
 pub use waiting::{Reason, Refused, WaitRecord, Waiting};
 
+use crate::unlock::Meant;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,6 +37,9 @@ pub struct State {
     pub phase: Phase,
     /// Volumes that the agent opened, by their device-mapper name.
     pub volumes: BTreeMap<String, Volume>,
+    /// Volumes whose passphrase the agent gave to systemd-cryptsetup, by their device-mapper name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub answered: BTreeMap<String, Answered>,
     /// Every extend of a register by the agent, in their order.
     pub extends: Vec<Extend>,
     /// The last attestation that a server answered.
@@ -57,7 +61,7 @@ pub enum Phase {
     Sealed,
 }
 
-/// A LUKS2 volume that the agent opened itself.
+/// A LUKS2 volume that the agent opened itself, or that is open as it judged it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
@@ -71,6 +75,20 @@ pub struct Volume {
     pub number: String,
     /// The id of its volume key, as the KBS keeps it.
     pub vk_id: String,
+}
+
+/// A LUKS2 volume that somebody else opens with a passphrase of the agent's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answered {
+    /// The device whose header was judged.
+    pub source: PathBuf,
+    /// Major and minor number of that device, as sysfs writes them: `8:3`.
+    pub source_number: String,
+    /// The id of its volume key, as the KBS keeps it.
+    pub vk_id: String,
+    /// What the kernel must say of it, once it is open.
+    pub table: Meant,
 }
 
 /// One extend of a register.
@@ -106,6 +124,11 @@ impl State {
     /// mapper knows a name once.
     pub fn record_volume(&mut self, name: &str, volume: Volume) {
         self.volumes.insert(name.to_owned(), volume);
+    }
+
+    /// Notes a volume whose passphrase is about to be given away. What was judged last is what counts.
+    pub fn record_answered(&mut self, name: &str, answered: Answered) {
+        self.answered.insert(name.to_owned(), answered);
     }
 
     /// Notes an extend.

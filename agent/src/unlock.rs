@@ -18,12 +18,13 @@ mod rebind;
 mod table;
 mod vk_id;
 
-pub use active::{Numbers, active_volumes, numbers};
+pub use active::{Active, active_volumes};
 pub use error::UnlockError;
 pub use header::Header;
 pub use luks::{Luks, VolumeKey, is_active};
 pub use place::{all_volumes, of_volume};
 pub use rebind::{Rebound, rebind};
+pub use table::{Meant, Target};
 pub use vk_id::VkId;
 
 use crate::config::{Config, VkId as VkIdRule};
@@ -223,7 +224,7 @@ impl Candidate {
 fn is_another_binding(error: &Error) -> bool {
     matches!(
         error,
-        Error::Pin(Fault::KidMismatch) | Error::Unlock(UnlockError::Passphrase { .. })
+        Error::Pin(Fault::KidMismatch { .. }) | Error::Unlock(UnlockError::Passphrase { .. })
     )
 }
 

@@ -97,15 +97,20 @@ fn every_promise_of_the_threat_model_names_tests_that_exist() {
             .filter(|(file, _)| file.ends_with(".rs"))
             .collect();
         assert!(!tests.is_empty(), "no test is named: {row}");
-        for (file, test) in tests {
-            let source = std::fs::read_to_string(room.join(file)).unwrap_or_default();
-            let found = source.contains(&format!("#[test]\nfn {test}("))
-                || source.contains(&format!("\nfn {test}() {{"));
-            assert!(found, "{file} has no test {test}");
-        }
         rows += 1;
     }
     assert!(rows >= 14, "only {rows} promises found");
+    // The attacks, and what is promised in spite of what is not.
+    let named = text.split('`').filter_map(|word| word.split_once("::"));
+    let mut tests = 0;
+    for (file, test) in named.filter(|(file, _)| file.ends_with(".rs")) {
+        let source = std::fs::read_to_string(room.join(file)).unwrap_or_default();
+        let found = source.contains(&format!("#[test]\nfn {test}("))
+            || source.contains(&format!("\nfn {test}() {{"));
+        assert!(found, "{file} has no test {test}");
+        tests += 1;
+    }
+    assert!(tests >= 60, "only {tests} tests named");
 }
 
 fn read_sources(directory: &Path, into: &mut String) {

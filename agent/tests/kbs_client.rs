@@ -379,38 +379,46 @@ fn answers_that_break_off_are_network_errors() {
     server.finish();
 }
 
+/// A load balancer whose servers restart does that, longer than any count of ours.
 #[test]
-fn a_server_that_closes_without_a_word_three_times_is_believed() {
+fn a_server_that_closes_without_a_word_is_asked_again_however_often() {
     let certificate = Certificate::good();
-    let crash = || [(AUTH, challenge()), (ATTEST, Reply::Close)];
-    let server = Scenario::tls(
-        &certificate,
-        [crash(), crash(), crash()].into_iter().flatten(),
-    );
+    let at_once = || vec![(AUTH, Reply::Close)];
+    let over_evidence = || vec![(AUTH, challenge()), (ATTEST, Reply::Close)];
+    let plan = [at_once(), at_once(), at_once(), at_once()]
+        .into_iter()
+        .chain([
+            over_evidence(),
+            over_evidence(),
+            over_evidence(),
+            over_evidence(),
+        ])
+        .chain([good(SECRET)]);
+    let server = Scenario::tls(&certificate, plan.flatten());
     let config = config(&[&server.url()], &with_ca(&certificate));
     let (target, client) = client(&config);
-    for times in 1..=3 {
-        let error = client
-            .fetch(&mut Fake, &target.path, Patience::Once, &mut |_| {
-                panic!("nobody waits")
-            })
-            .err()
-            .unwrap();
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("{times} times in a row")),
-            "{error}"
-        );
-        // An answer in between (here: to /auth) must not hide that the evidence crashes the server.
-        let expected = if times < 3 {
-            Persistence::Temporary
-        } else {
-            Persistence::Permanent
-        };
-        assert_eq!(error.persistence(), expected, "{error}");
-        assert_eq!(error.owner(), Owner::Server);
+    let round = || {
+        client.fetch(&mut Fake, &target.path, Patience::Once, &mut |_| {
+            panic!("nobody waits")
+        })
+    };
+    for step in ["the request for a challenge", "the evidence"] {
+        for _ in 0..4 {
+            let error = round().err().unwrap();
+            let said = error.to_string();
+            assert!(
+                said.contains("closed the connection instead of answering"),
+                "{said}"
+            );
+            assert!(said.contains(step), "{said}");
+            assert_eq!(
+                (error.owner(), error.persistence()),
+                (Owner::Server, Persistence::Temporary)
+            );
+            assert!(error.advice().contains("load balancer"), "{error}");
+        }
     }
+    assert_eq!(round().unwrap().secret.expose(), SECRET);
     server.finish();
 }
 

@@ -34,8 +34,11 @@ pub enum Fault {
     #[error("the token asks for other cryptography: {0}")]
     Algorithm(String),
     /// The KBS returned another key than the one the token was made with.
-    #[error("the key from the KBS is not the one that the token was made with")]
-    KidMismatch,
+    #[error("the key from the KBS is not the one that the token was made with; asked for {path}")]
+    KidMismatch {
+        /// The resource path in the token.
+        path: String,
+    },
     /// The authentication tag does not fit the token and the key (RFC 7516 section 5.2).
     #[error("the token does not open with the key from the KBS")]
     NotAuthentic,
@@ -96,8 +99,8 @@ impl Fault {
                 "bind the volume again, and find out who changed its LUKS header"
             }
             Self::TokenForeign(_) => "give the token to the pin that it names",
-            Self::KidMismatch => {
-                "restore the old key at the resource path in the KBS, or bind the volume again"
+            Self::KidMismatch { .. } => {
+                "restore the old key at this resource path in the KBS, or bind the volume again"
             }
             Self::NotAuthentic => {
                 "check that the KBS still holds the old key; if it does, the token was changed: bind the volume again"

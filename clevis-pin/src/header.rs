@@ -158,7 +158,9 @@ impl Header {
     /// [`Fault::KidMismatch`]: a replaced secret in the KBS gets a better message than "does not open".
     pub fn check_key(&self, cek: &Cek) -> Result<(), Fault> {
         match &self.trustee {
-            Some(ours) if !bool::from(ours.kid.ct_eq(&cek.id())) => Err(Fault::KidMismatch),
+            Some(ours) if !bool::from(ours.kid.ct_eq(&cek.id())) => Err(Fault::KidMismatch {
+                path: self.path.clone(),
+            }),
             _ => Ok(()),
         }
     }

@@ -183,7 +183,7 @@ fn prove_it_opens<S: SecretSource>(
         return Err(unreadable(Fault::NotAuthentic).into());
     }
     let opened = match decrypt(token.as_bytes(), source) {
-        Err(Error::Fault(Fault::KidMismatch)) => return Err(Fault::TwoKeys.into()),
+        Err(Error::Fault(Fault::KidMismatch { .. })) => return Err(Fault::TwoKeys.into()),
         Err(Error::Fault(cause)) => return Err(unreadable(cause).into()),
         opened => opened?,
     };

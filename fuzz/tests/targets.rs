@@ -96,3 +96,27 @@ fn every_target_has_its_program_and_no_other_is_there() {
     }
     assert_eq!(programs, TARGETS.len());
 }
+
+/// A dependency with another profile than in the project's own workspace is built a second time, and that is most of what
+/// `make fuzz-smoke` would wait for.
+#[test]
+fn dependencies_are_built_as_they_are_beside_us() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(dir.join(path)).unwrap();
+    let profile = |manifest: &str| -> Vec<String> {
+        let (_, rest) = manifest.split_once("[profile.dev.package.\"*\"]").unwrap();
+        let lines = rest.lines().take_while(|line| !line.starts_with('#'));
+        let lines = lines.filter(|line| !line.is_empty());
+        lines.map(str::to_owned).collect()
+    };
+    let (ours, theirs) = (
+        profile(&read("Cargo.toml")),
+        profile(&read("../Cargo.toml")),
+    );
+    assert!(ours.len() > 10, "{ours:?}");
+    // Theirs names crates that are none of ours.
+    for line in &ours {
+        assert!(theirs.contains(line), "{line}");
+    }
+    assert_eq!(ours[..2], theirs[..2]);
+}

@@ -3,10 +3,12 @@
 //! The ciphers that a volume may have at all. The configuration picks from these; nobody adds to them at run
 //! time, so a null cipher has no way in.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A cipher as dm-crypt spells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A cipher as dm-crypt spells it; so it is written down, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Cipher {
     /// `aes-xts-plain64`, what cryptsetup takes by default.
     AesXts,
@@ -20,8 +22,9 @@ pub enum Cipher {
     Aegis128,
 }
 
-/// What protects sectors against being changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What protects sectors against being changed. Written down as in `agent.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Integrity {
     /// Nothing: a host can replay old sectors or make noise of them, unnoticed.
     None,
@@ -106,5 +109,35 @@ impl Integrity {
 impl fmt::Display for Cipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl From<Cipher> for &'static str {
+    fn from(cipher: Cipher) -> Self {
+        cipher.as_str()
+    }
+}
+
+impl TryFrom<String> for Cipher {
+    type Error = &'static str;
+
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        Self::named(&name).ok_or("no cipher that a volume may have")
+    }
+}
+
+impl From<Integrity> for &'static str {
+    fn from(integrity: Integrity) -> Self {
+        integrity.as_str()
+    }
+}
+
+impl TryFrom<String> for Integrity {
+    type Error = &'static str;
+
+    fn try_from(word: String) -> Result<Self, Self::Error> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|integrity| integrity.as_str() == word)
+            .ok_or("nothing that authenticates a volume")
     }
 }

@@ -31,6 +31,8 @@ pub enum Failure {
     Exit(u64),
     /// `status` in the firmware's own answer (SEV-SNP firmware ABI, table 23).
     Status(u32),
+    /// `EBUSY`, and nothing in the structure.
+    Busy,
 }
 
 /// A file `sev-guest` in a directory. Unmounted when dropped.
@@ -126,6 +128,9 @@ impl Files {
         if let Some(Failure::Exit(code)) = failure {
             structure[24..].copy_from_slice(&code.to_ne_bytes());
             return Ok(structure);
+        }
+        if failure == Some(Failure::Busy) {
+            return Err(Errno::EBUSY);
         }
         // The kernel takes no message of version 0.
         if asked.version == 0 {

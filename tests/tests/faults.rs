@@ -167,8 +167,7 @@ fn kbs_closes_in_the_middle_of_an_answer() {
 
 #[test]
 fn kbs_crashes_on_the_request() {
-    let world = world_with("drop-before=attest");
-    // Three times in a row, and the agent stops crashing it.
+    let world = impatient(world_with("drop-before=attest"));
     refused(
         &world,
         Owner::Server,

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sheepfold_tests::key_socket::{ask, dial};
 use sheepfold_tests::luks::Volume;
 use sheepfold_tests::process::{Captured, Run};
@@ -45,6 +45,12 @@ impl Site {
         let run = self.world.agent(args).stdin_socket(listener.into());
         thread::spawn(move || run.capture().unwrap())
     }
+
+    /// What the boot remembers.
+    fn state(&self) -> Value {
+        let file = self.world.run_dir().join("state.json");
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
 }
 
 /// A number that nobody has used, and this.
@@ -77,6 +83,34 @@ fn systemd_cryptsetup_gets_the_passphrase_of_the_volume_it_names() {
     // It is said nowhere else.
     let text = String::from_utf8(passphrase).unwrap();
     assert!(!ended.out().contains(&text) && !ended.err().contains(&text));
+    // What the guard will hold against the kernel's table.
+    let state = site.state();
+    assert!(!state.to_string().contains(&text));
+    let judged = &state["answered"]["root"];
+    assert_eq!(judged["source"], site.volume.path.to_str().unwrap());
+    assert_eq!(judged["table"]["cipher"], "aes-xts-plain64");
+    assert_eq!(judged["table"]["integrity"], "none");
+    assert_eq!(judged["table"]["key_size"], 64);
+    let facts: Value = serde_json::from_slice(&ended.stdout).unwrap();
+    assert_eq!(judged["vk_id"], facts["vk_id"]);
+    let status = site.world.agent(["status"]).capture().unwrap();
+    assert!(
+        status
+            .err()
+            .contains("systemd-cryptsetup has its passphrase"),
+        "{status}"
+    );
+}
+
+/// A prompt, a key file of the host's: however the root was opened, it was not as the agent has judged it.
+#[test]
+fn a_root_that_was_opened_without_the_agent_is_not_booted() {
+    let Some(site) = Site::new() else {
+        return;
+    };
+    let guarded = site.world.agent(["guard"]).capture().unwrap();
+    assert_eq!(guarded.code, Some(11), "{guarded}");
+    assert!(guarded.err().contains("opened no volume"), "{guarded}");
 }
 
 #[test]
@@ -93,6 +127,7 @@ fn what_native_would_not_open_is_not_answered() {
         let mut key = Vec::new();
         stream.read_to_end(&mut key).unwrap();
         assert!(key.is_empty());
+        assert!(site.state().get("answered").is_none());
     };
     // Another volume key than the one on record.
     let path = format!("{}.vk", site.world.path().unwrap());

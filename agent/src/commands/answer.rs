@@ -3,7 +3,8 @@
 //! `trustee-agent answer`: gives systemd-cryptsetup the passphrase of a volume, in the unlock mode `socket`.
 //!
 //! The header is judged and the volume key compared as in the mode `native`, on the copy in memory. Then systemd opens the
-//! volume by what it reads from the disk itself: what the host changes in between nobody notices.
+//! volume by what it reads from the disk itself. So what was judged is written down before the passphrase is given away,
+//! and the [guard](super::guard) compares the kernel's table with it before the root is booted.
 
 use super::unlock::device;
 use crate::cli::Unlock;
@@ -13,7 +14,8 @@ use crate::kbs::Patience;
 use crate::key_socket;
 use crate::report;
 use crate::source::KbsSource;
-use crate::unlock::{Candidate, Luks};
+use crate::state::{Answered, RunDirectory};
+use crate::unlock::{Candidate, Luks, Meant};
 use luks_header::Extent;
 use serde_json::json;
 use std::path::Path;
@@ -44,6 +46,16 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     let mut luks = Luks::load(&candidate.header)?;
     let (opened, passphrase) =
         candidate.open_for_another(&mut luks, &mut source, config.unlock.vk_id)?;
+    let answered = Answered {
+        source: device.clone(),
+        source_number: candidate.header.number.clone(),
+        vk_id: opened.vk_id.as_str().to_owned(),
+        table: Meant::by(&candidate.header.volume, &config.unlock.rules),
+    };
+    RunDirectory::open()?.update(|state| {
+        state.record_answered(name, answered);
+        Ok::<(), Error>(())
+    })?;
     asker
         .answer(passphrase.expose())
         .map_err(failed("answer systemd-cryptsetup"))?;

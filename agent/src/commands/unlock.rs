@@ -12,7 +12,7 @@ use crate::notify;
 use crate::report;
 use crate::source::KbsSource;
 use crate::state::{self, RunDirectory};
-use crate::unlock::{Candidate, Luks, Opened, UnlockError, is_active, numbers, of_volume};
+use crate::unlock::{Active, Candidate, Luks, Meant, Opened, UnlockError, is_active, of_volume};
 use luks_header::Extent;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -122,12 +122,16 @@ pub(super) fn device(name: &str, given: Option<&Path>) -> Result<PathBuf, Unlock
 /// Writes down what was opened, from what the kernel says of it, and measures its key.
 pub(super) fn record(candidate: &Candidate, opened: &Opened, config: &Config) -> Result<(), Error> {
     let volume = &candidate.header.volume;
-    let numbers = numbers(&candidate.name, &candidate.header, &config.unlock.rules)?;
+    let source_number = candidate.header.number.clone();
+    let meant = Meant::by(volume, &config.unlock.rules);
+    let active = Active::default().read_back(&candidate.name, &meant, &source_number)?;
     let record = state::Volume {
         luks_uuid: volume.uuid.clone(),
         source: candidate.header.device.clone(),
-        source_number: numbers.source,
-        number: numbers.active,
+        source_number,
+        number: active.ok_or_else(|| UnlockError::NotActive {
+            name: candidate.name.clone(),
+        })?,
         vk_id: opened.vk_id.as_str().to_owned(),
     };
     let run = RunDirectory::open()?;

@@ -69,7 +69,7 @@ impl Unlock {
                 problem,
             ));
         }
-        if raw.other_keyslots && confidential && raw.mode == UnlockMode::Native {
+        if raw.other_keyslots && confidential && raw.mode != UnlockMode::Clevis {
             let problem = Problem::new(
                 "a confidential node has one way to its disk, and that leads through the KBS",
                 "remove the other key slots, or say boot.confidential = false",

@@ -7,7 +7,7 @@
 //! no certificates: the table is the host's, and the library at hand follows its offsets unchecked. A KBS
 //! then fetches the certificate by the chip's id.
 
-use super::tee_error::TeeError;
+use super::tee_error::{TeeError, is_busy};
 use super::tsm::{DRIVER, Tsm};
 use super::{Attester, EvidenceError};
 use kbs_protocol::Tee;
@@ -16,8 +16,11 @@ use kbs_protocol::evidence::{CertTable, SnpEvidence, SnpReport};
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::runtime_data::RuntimeDigest;
 use serde_json::{Value, json};
+use sev::error::{FirmwareError, UserApiError, VmmError};
 use sev::firmware::guest::Firmware;
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 /// An SEV-SNP guest that can be asked for reports.
 pub struct SnpAttester {
@@ -58,11 +61,8 @@ impl SnpAttester {
                 let failed = |source| TeeError::io("ask", format!("/{DEVICE}"), source);
                 let data = data
                     .try_into()
-                    .map_err(|_| failed(std::io::ErrorKind::InvalidInput.into()))?;
-                let report = Firmware::open()
-                    .map_err(failed)?
-                    .get_report(Some(MESSAGE_VERSION), Some(data), Some(0))
-                    .map_err(|error| failed(std::io::Error::other(error.to_string())))?;
+                    .map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+                let report = while_busy(|| ask_device(data)).map_err(failed)?;
                 Ok((report, Vec::new()))
             }
         }
@@ -95,6 +95,37 @@ impl SnpAttester {
             attestation_report: report,
             cert_chain,
         })
+    }
+}
+
+fn ask_device(data: [u8; 64]) -> io::Result<Vec<u8>> {
+    let report = Firmware::open()?.get_report(Some(MESSAGE_VERSION), Some(data), Some(0));
+    report.map_err(|error| {
+        // The library leaves out what the kernel said, which is where it was.
+        let kernel = io::Error::last_os_error();
+        match error {
+            UserApiError::VmmError(VmmError::RateLimitRetryRequest) => {
+                io::Error::new(io::ErrorKind::ResourceBusy, error.to_string())
+            }
+            // Neither the host nor the firmware has said anything.
+            UserApiError::FirmwareError(FirmwareError::UnknownSevError(0)) => kernel,
+            _ => io::Error::other(error.to_string()),
+        }
+    })
+}
+
+/// Asks again, a few times, where the host lets its guests ask now and then only. The kernel has waited for up to a minute
+/// before it says so, and a challenge is good for five. Whoever waits longer does it with a new one.
+fn while_busy<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut pauses = BUSY_PAUSES.into_iter();
+    loop {
+        match (ask(), pauses.next()) {
+            (Err(error), Some(pause)) if is_busy(&error) => {
+                log::info!("{error}; asking for the report again");
+                std::thread::sleep(pause);
+            }
+            (done, _) => return done,
+        }
     }
 }
 
@@ -177,6 +208,8 @@ const DEVICE: &str = "dev/sev-guest";
 /// Of the guest message, not of the report.
 const MESSAGE_VERSION: u32 = 1;
 const OLDEST_VERSION: u32 = 3;
+/// Between tries of a busy device.
+const BUSY_PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
 
 #[cfg(test)]
 mod tests {

@@ -115,6 +115,17 @@ impl TeeError {
     }
 }
 
+/// Whether the kernel, or the host behind it, says no more than "not now".
+pub(super) fn is_busy(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ResourceBusy
+            | io::ErrorKind::Interrupted
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::WouldBlock
+    )
+}
+
 impl Blame for TeeError {
     fn owner(&self) -> Owner {
         match self {
@@ -127,13 +138,7 @@ impl Blame for TeeError {
     fn persistence(&self) -> Persistence {
         match self {
             Self::Conflict | Self::Stale { .. } | Self::Metadata { .. } => Persistence::Temporary,
-            Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::ResourceBusy
-                | io::ErrorKind::Interrupted
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::WouldBlock => Persistence::Temporary,
-                _ => Persistence::Permanent,
-            },
+            Self::Io { source, .. } if is_busy(source) => Persistence::Temporary,
             _ => Persistence::Permanent,
         }
     }
@@ -147,6 +152,10 @@ impl Blame for TeeError {
             }
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run as root: reports are not for everybody"
+            }
+            Self::Io { source, .. } if is_busy(source) => {
+                "wait: the host lets its guests ask for a report now and then only; if it stays so, ask whoever runs the \
+                 host, and look for another program on this machine that asks for reports"
             }
             Self::Io { .. } => "look at the kernel's messages about the guest driver (dmesg)",
             Self::Conflict | Self::Stale { .. } => {

@@ -2,9 +2,11 @@
 
 //! A machine as the kernel would show it, in a directory, and what an attacker can make of it.
 
-use super::{GuardError, Kernel, guard};
-use crate::state::{State, Volume};
+use super::{GuardError, Kernel, confirm, guard};
+use crate::state::{Answered, State, Volume};
+use crate::unlock::{Active, Meant, Target, UnlockError};
 use kbs_protocol::{Blame as _, Owner};
+use luks_header::{Cipher, Integrity};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -59,11 +61,18 @@ impl Machine {
     fn guard(&self) -> Result<Vec<String>, GuardError> {
         let mountinfo = self.dir.path().join("mountinfo");
         fs::write(&mountinfo, &self.mounts).unwrap();
-        let kernel = Kernel {
-            mountinfo,
-            sys: self.dir.path().join("sys"),
-        };
+        let kernel = self.kernel(|_| unreachable!("nobody asks for a table"));
         guard(Path::new("/sysroot"), &self.state, &kernel)
+    }
+
+    fn kernel(&self, table: fn(&str) -> std::io::Result<Vec<Target>>) -> Kernel {
+        Kernel {
+            mountinfo: self.dir.path().join("mountinfo"),
+            active: Active {
+                sys: self.dir.path().join("sys"),
+                table,
+            },
+        }
     }
 
     fn refused(&self) -> String {
@@ -231,4 +240,92 @@ fn without_a_volume_of_ours_nothing_is_booted() {
     let mut machine = Machine::booted();
     machine.state.volumes.clear();
     assert!(machine.refused().contains("opened no volume"));
+}
+
+/// The mode `socket`: systemd-cryptsetup has opened `root` with our passphrase.
+fn answered() -> Machine {
+    let mut machine = Machine::booted();
+    let volume = machine.state.volumes.remove("root").unwrap();
+    let table = Meant {
+        luks_uuid: volume.luks_uuid,
+        cipher: Cipher::AesXts,
+        integrity: Integrity::None,
+        key_size: 64,
+        sector_size: 512,
+        payload: 16 << 20,
+        discard: false,
+    };
+    let answered = Answered {
+        source: volume.source,
+        source_number: volume.source_number,
+        vk_id: volume.vk_id,
+        table,
+    };
+    machine.state.record_answered("root", answered);
+    machine
+}
+
+fn crypt(cipher: &str) -> Vec<Target> {
+    let key = format!(":64:logon:cryptsetup:{UUID}-d0");
+    vec![("crypt".to_owned(), format!("{cipher} {key} 0 254:4 32768"))]
+}
+
+const AS_JUDGED: fn(&str) -> std::io::Result<Vec<Target>> = |_| Ok(crypt("aes-xts-plain64"));
+
+#[test]
+fn what_systemd_opened_as_it_was_judged_may_be_booted() {
+    let mut machine = answered();
+    assert!(machine.refused().contains("opened no volume"));
+    let confirmed = confirm(&machine.state, &machine.kernel(AS_JUDGED)).unwrap();
+    assert_eq!(confirmed, [("root".to_owned(), volume("253:0", "254:4"))]);
+    for (name, volume) in confirmed {
+        machine.state.record_volume(&name, volume);
+    }
+    assert_eq!(machine.guard().unwrap(), ["root"]);
+}
+
+/// The host has changed the header after it was judged, or has another disk with that UUID.
+#[test]
+fn what_systemd_opened_otherwise_is_refused() {
+    let why = |machine: &Machine, table| {
+        let error = confirm(&machine.state, &machine.kernel(table)).unwrap_err();
+        assert!(matches!(error, UnlockError::Disagrees { .. }), "{error}");
+        assert_eq!(error.owner(), Owner::Data);
+        error.to_string()
+    };
+    let machine = answered();
+    assert_eq!(
+        why(&machine, |_| Ok(crypt("cipher_null-ecb"))),
+        "the active cipher is cipher_null-ecb, expected aes-xts-plain64"
+    );
+    let linear = why(&machine, |_| {
+        Ok(vec![("linear".to_owned(), "254:4 0".to_owned())])
+    });
+    assert!(linear.contains("is linear, expected crypt"), "{linear}");
+    // Its name says what made it.
+    fs::write(machine.at("253:0").join("dm/uuid"), "CRYPT-PLAIN-root").unwrap();
+    assert!(why(&machine, AS_JUDGED).contains("is CRYPT-PLAIN-root"));
+    // The table agrees with sysfs, and both with another disk than was judged.
+    let mut machine = answered();
+    let root = machine.state.answered.get_mut("root").unwrap();
+    root.source_number = "254:9".to_owned();
+    assert_eq!(
+        why(&machine, AS_JUDGED),
+        "the device below the active volume is 254:4, expected 254:9"
+    );
+}
+
+#[test]
+fn what_is_not_open_or_cannot_be_seen_is_not_confirmed() {
+    let mut machine = answered();
+    let root = machine.state.answered.remove("root").unwrap();
+    machine.state.record_answered("data", root.clone());
+    assert_eq!(
+        confirm(&machine.state, &machine.kernel(AS_JUDGED)).unwrap(),
+        []
+    );
+    machine.state.record_answered("root", root);
+    let nothing = |_: &str| Err(std::io::ErrorKind::NotFound.into());
+    let error = confirm(&machine.state, &machine.kernel(nothing)).unwrap_err();
+    assert!(matches!(error, UnlockError::Active { .. }), "{error}");
 }

@@ -29,12 +29,14 @@ impl Blame for KbsError {
 
     fn persistence(&self) -> Persistence {
         match self.lead() {
-            Self::Dns { .. } | Self::Connect { .. } | Self::Cut { .. } | Self::Timeout { .. } => {
-                Persistence::Temporary
-            }
-            Self::NoAnswer { times, .. } if *times < CRASHES => Persistence::Temporary,
-            Self::Setup { .. }
+            // Closed without a word, however often: a server that crashes over our evidence looks like a load
+            // balancer with nobody behind it, and that passes.
+            Self::Dns { .. }
+            | Self::Connect { .. }
             | Self::NoAnswer { .. }
+            | Self::Cut { .. }
+            | Self::Timeout { .. } => Persistence::Temporary,
+            Self::Setup { .. }
             | Self::TooLarge { .. }
             | Self::Redirect { .. }
             | Self::NoCookie { .. } => Persistence::Permanent,
@@ -64,8 +66,8 @@ impl Blame for KbsError {
             }
             Self::Tls { problem, .. } => problem.advice().to_owned(),
             Self::NoAnswer { .. } => {
-                "look at the log of the KBS at this moment: a crashed request leaves \
-                                      a panic message there"
+                "look at the log of the KBS at this moment: a crashed request leaves a panic message there; \
+                 if there is none, see whether a load balancer before it has a KBS to pass requests on to"
                     .to_owned()
             }
             Self::Cut { .. } | Self::Timeout { .. } => {
@@ -111,8 +113,6 @@ impl Blame for KbsError {
     }
 }
 
-/// After so many silent closings in a row we believe that it is this request that crashes the server.
-const CRASHES: u32 = 3;
 /// Near enough to the 5 minutes of a session to be the likely reason of a refusal.
 const OLD_SESSION: Duration = Duration::from_secs(240);
 
@@ -130,6 +130,7 @@ mod tests {
             let body = format!(r#"{{"type":"x/{kind}","detail":"d"}}"#);
             let error = KbsError::Refused {
                 server: ServerUrl::parse("https://kbs.example", false).unwrap(),
+                asked: None,
                 refusal: Refusal::read(Step::Attest, 401, body.as_bytes()),
                 session_age: Some(Duration::from_secs(age)),
                 retry_after: None,

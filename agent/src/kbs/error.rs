@@ -7,6 +7,7 @@ use super::tls_problem::TlsProblem;
 use crate::config::ServerUrl;
 use kbs_protocol::enroll::{self, Outcome};
 use kbs_protocol::refusal::{Refusal, RefusalKind, Step};
+use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::{Blame, Persistence};
 use std::fmt;
 use std::time::Duration;
@@ -50,17 +51,14 @@ pub enum KbsError {
         /// What is wrong.
         problem: TlsProblem,
     },
-    /// The server took the request and closed the connection: a KBS whose handler crashed does that.
-    #[error(
-        "{server}: it closed the connection instead of answering {step} ({times} times in a row): {why}"
-    )]
+    /// The server took the request and closed the connection: a KBS whose handler crashed does that, and so does a load
+    /// balancer with no KBS behind it.
+    #[error("{server}: it closed the connection instead of answering {step}: {why}")]
     NoAnswer {
         /// The server.
         server: ServerUrl,
         /// What was asked.
         step: Step,
-        /// How often in a row this server did so.
-        times: u32,
         /// What the connection said.
         why: String,
     },
@@ -107,10 +105,12 @@ pub enum KbsError {
         location: String,
     },
     /// The server said no.
-    #[error("{server}: {refusal}")]
+    #[error("{server}: {refusal}{}", Asked(asked.as_ref()))]
     Refused {
         /// The server.
         server: ServerUrl,
+        /// The resource, if one was asked for.
+        asked: Option<ResourcePath>,
         /// What it said, understood.
         refusal: Refusal,
         /// Age of the session when it said so.
@@ -280,6 +280,18 @@ fn sentences(errors: &[KbsError]) -> String {
         .map(ToString::to_string)
         .collect::<Vec<_>>()
         .join("; ")
+}
+
+/// "; asked for default/…/root", or nothing.
+struct Asked<'p>(Option<&'p ResourcePath>);
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(path) => write!(f, "; asked for {path}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// "; before that: … (3 times)", or nothing.

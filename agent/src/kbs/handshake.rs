@@ -60,7 +60,7 @@ pub(super) fn auth(
         credential: None,
     };
     let answer = http.send(call, until)?;
-    let answer = expect_ok(http, Step::Auth, None, None, answer)?;
+    let answer = expect_ok(http, Step::Auth, None, None, None, answer)?;
     let challenge = Challenge::parse(&answer.body).map_err(|e| protocol(http, e, None))?;
     let Some(cookie) = answer.cookie else {
         return Err(KbsError::NoCookie {
@@ -110,7 +110,7 @@ impl Challenged {
         };
         let attest_begins = Instant::now();
         let answer = http.send(call, until)?;
-        let answer = expect_ok(&http, Step::Attest, Some(self.since), None, answer)?;
+        let answer = expect_ok(&http, Step::Attest, None, Some(self.since), None, answer)?;
         let response = AttestResponse::parse(&answer.body).map_err(|e| protocol(&http, e, None))?;
         Ok(Attested {
             http,
@@ -194,7 +194,8 @@ impl Attested {
         };
         let answer = self.http.send(call, until)?;
         let token = Some(&self.token);
-        let answer = expect_ok(&self.http, Step::Resource, Some(self.since), token, answer)?;
+        let since = Some(self.since);
+        let answer = expect_ok(&self.http, Step::Resource, Some(path), since, token, answer)?;
         ResourceJwe::parse(&answer.body)
             .and_then(|jwe| jwe.open(&self.key))
             .map_err(|error| protocol(&self.http, error, token))
@@ -205,6 +206,7 @@ impl Attested {
 fn expect_ok(
     http: &Http,
     step: Step,
+    asked: Option<&ResourcePath>,
     since: Option<Instant>,
     token: Option<&Token>,
     answer: Answer,
@@ -215,6 +217,7 @@ fn expect_ok(
     let refusal = Refusal::read(step, answer.status, &answer.body);
     Err(KbsError::Refused {
         server: http.server.clone(),
+        asked: asked.cloned(),
         retry_after: answer
             .retry_after
             .filter(|_| refusal.kind == RefusalKind::Busy),

@@ -14,7 +14,6 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, DATE, LOCATION, RETRY
 use reqwest::redirect::Policy;
 use std::error::Error;
 use std::io::{self, Read as _};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// One server and the connection kept to it.
@@ -22,9 +21,6 @@ pub(super) struct Http {
     pub(super) server: ServerUrl,
     client: Client,
     request_timeout: Duration,
-    /// How often in a row the server closed the connection instead of answering, for each step: a server
-    /// that crashes over our evidence still makes challenges.
-    unanswered: [AtomicU32; 6],
 }
 
 /// One request. With a body it is a POST of JSON, otherwise a GET.
@@ -74,7 +70,6 @@ impl Http {
             server: server.clone(),
             client,
             request_timeout: timeouts.request,
-            unanswered: Default::default(),
         })
     }
 
@@ -102,7 +97,6 @@ impl Http {
             .timeout(limit)
             .send()
             .map_err(|error| self.failure(call.step, limit, &error))?;
-        self.unanswered(call.step).store(0, Ordering::Relaxed);
 
         let status = response.status();
         if status.is_redirection() {
@@ -124,18 +118,6 @@ impl Http {
             retry_after: text(headers, RETRY_AFTER)
                 .and_then(|value| retry_after(&value, date.unwrap_or(now))),
         })
-    }
-
-    fn unanswered(&self, step: Step) -> &AtomicU32 {
-        let [auth, attest, resource, begin, finish, volumes] = &self.unanswered;
-        match step {
-            Step::Auth => auth,
-            Step::Attest => attest,
-            Step::Resource => resource,
-            Step::EnrollBegin => begin,
-            Step::EnrollFinish => finish,
-            Step::RecordVolumes => volumes,
-        }
     }
 
     /// The request's time limit covers the body too, however slowly it drips.
@@ -205,16 +187,7 @@ impl Http {
                 after: limit,
             }
         } else {
-            let times = self
-                .unanswered(step)
-                .fetch_add(1, Ordering::Relaxed)
-                .saturating_add(1);
-            KbsError::NoAnswer {
-                server,
-                step,
-                times,
-                why,
-            }
+            KbsError::NoAnswer { server, step, why }
         }
     }
 }

@@ -3,11 +3,11 @@
 //! What an honest state looks like. Checked when it is read, and before it is written, so that the agent never
 //! writes what it would refuse to read.
 
-use super::{Extend, Reason, State, Volume};
+use super::{Answered, Extend, Reason, State, Volume};
 
 /// The first thing about this state that cannot be, in words.
 pub(super) fn problem(state: &State) -> Option<String> {
-    if state.volumes.len() > VOLUMES {
+    if state.volumes.len() > VOLUMES || state.answered.len() > VOLUMES {
         return Some(format!("more than {VOLUMES} volumes"));
     }
     if state.extends.len() > EXTENDS {
@@ -17,7 +17,9 @@ pub(super) fn problem(state: &State) -> Option<String> {
         .volumes
         .iter()
         .find_map(|(name, volume)| volume_problem(name, volume));
+    let mut answered = state.answered.iter();
     volumes
+        .or_else(|| answered.find_map(|(name, answered)| answered_problem(name, answered)))
         .or_else(|| state.extends.iter().find_map(extend_problem))
         .or_else(|| other_problem(state))
 }
@@ -38,6 +40,18 @@ fn volume_problem(name: &str, volume: &Volume) -> Option<String> {
         return None;
     };
     Some(format!("volume {name}: its {wrong} has another form"))
+}
+
+/// Such a volume has everything but a number; cipher and integrity are of ours, or it was not read.
+fn answered_problem(name: &str, answered: &Answered) -> Option<String> {
+    let volume = Volume {
+        luks_uuid: answered.table.luks_uuid.clone(),
+        source: answered.source.clone(),
+        source_number: answered.source_number.clone(),
+        number: answered.source_number.clone(),
+        vk_id: answered.vk_id.clone(),
+    };
+    volume_problem(name, &volume)
 }
 
 fn extend_problem(extend: &Extend) -> Option<String> {

@@ -2,9 +2,12 @@
 
 use super::file::parse;
 use super::{
-    Attested, Extend, Phase, Reason, Refused, RunDirectory, State, StateError, Volume, Waiting,
+    Answered, Attested, Extend, Phase, Reason, Refused, RunDirectory, State, StateError, Volume,
+    Waiting,
 };
+use crate::unlock::Meant;
 use kbs_protocol::{Blame as _, Owner};
+use luks_header::{Cipher, Integrity};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -29,6 +32,23 @@ fn volume() -> Volume {
     }
 }
 
+fn answered() -> Answered {
+    Answered {
+        source: "/dev/vda5".into(),
+        source_number: "254:5".to_owned(),
+        vk_id: "BBBB".to_owned(),
+        table: Meant {
+            luks_uuid: volume().luks_uuid,
+            cipher: Cipher::AesXts,
+            integrity: Integrity::None,
+            key_size: 64,
+            sector_size: 4096,
+            payload: 16 << 20,
+            discard: false,
+        },
+    }
+}
+
 fn extend(event: &str) -> Extend {
     Extend {
         register: "pcr11".to_owned(),
@@ -44,6 +64,7 @@ fn full() -> State {
         ..State::default()
     };
     state.record_volume("root", volume());
+    state.record_answered("data", answered());
     state.record_extend(extend("trustee:leave-initrd"));
     state.attested = Some(Attested {
         at_ms: 2500,
@@ -224,6 +245,9 @@ fn anything_else_is_an_error_and_never_an_empty_state() {
     let many_volumes: serde_json::Map<String, Value> = (0..65)
         .map(|n| (format!("v{n}"), json!(volume())))
         .collect();
+    let many_answers: serde_json::Map<String, Value> = (0..65)
+        .map(|n| (format!("v{n}"), json!(answered())))
+        .collect();
     for (what, text) in [
         ("empty", String::new()),
         ("cut", good().to_string()[..40].to_owned()),
@@ -274,6 +298,25 @@ fn anything_else_is_an_error_and_never_an_empty_state() {
         ),
         ("no id", changed("/volumes/root/vk_id", json!(""))),
         ("long id", changed("/volumes/root/vk_id", json!(long))),
+        ("more in an answer", added("/answered/data", "more")),
+        ("more in its table", added("/answered/data/table", "more")),
+        (
+            "a cipher of another's",
+            changed("/answered/data/table/cipher", json!("cipher_null-ecb")),
+        ),
+        (
+            "an integrity of another's",
+            changed("/answered/data/table/integrity", json!("crc32c")),
+        ),
+        (
+            "an answer's UUID",
+            changed("/answered/data/table/luks_uuid", json!("data")),
+        ),
+        (
+            "an answer's source",
+            changed("/answered/data/source_number", json!("254")),
+        ),
+        ("65 answers", changed("/answered", json!(many_answers))),
         ("register", changed("/extends/0/register", json!("pcr 11"))),
         ("event", changed("/extends/0/event", json!("a\nb"))),
         ("before", changed("/extends/0/before", json!("00"))),

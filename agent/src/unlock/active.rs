@@ -3,67 +3,98 @@
 //! What the kernel says of an active volume, read from sysfs and compared with what was asked for: its name, its
 //! UUID with ours in it, and that it lies on our device and on no other. [`super::table`] has the rest.
 
-use super::header::Header;
-use super::{UnlockError, table};
-use luks_header::{Integrity, Rules};
+use super::UnlockError;
+use super::table::{Meant, Target};
+use luks_header::Integrity;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
-/// Device numbers as sysfs writes them: `8:3`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Numbers {
-    /// Of the device that holds the volume.
-    pub source: String,
-    /// Of the open volume.
-    pub active: String,
+/// Where the kernel tells of open volumes.
+#[derive(Debug, Clone)]
+pub struct Active {
+    /// `/sys`.
+    pub sys: PathBuf,
+    /// The device mapper: the targets of the volume of this name.
+    pub table: fn(&str) -> io::Result<Vec<Target>>,
 }
 
-/// The numbers of an active volume and of the device below it, once everything that the kernel says of it is as the
-/// judged header says.
-///
-/// # Errors
-/// [`UnlockError::Disagrees`] if the volume is not the one that was activated; [`UnlockError::Device`].
-pub fn numbers(name: &str, header: &Header, rules: &Rules) -> Result<Numbers, UnlockError> {
-    let failed = |error| UnlockError::Device {
-        action: "find in sysfs",
-        device: header.device.clone(),
-        error,
-    };
-    let mapped = Path::new("/dev/mapper").join(name);
-    let active = number(&mapped).map_err(failed)?;
-    let source = number(&header.device).map_err(failed)?;
-    let block = Path::new(BLOCK).join(&active);
-    let uuid = fs::read_to_string(block.join("dm/uuid")).map_err(failed)?;
-    let expected = format!("CRYPT-LUKS2-{}-{name}", header.volume.uuid.replace('-', ""));
-    if uuid.trim_end() != expected {
-        return Err(UnlockError::Disagrees {
-            what: "the name of the active volume",
-            found: uuid.trim_end().to_owned(),
-            expected,
-        });
+impl Default for Active {
+    fn default() -> Self {
+        Self {
+            sys: "/sys".into(),
+            table: super::table::of_kernel,
+        }
     }
-    let mut below = only_below(&block).map_err(failed)?;
-    table::read_back(name, &header.volume, rules, &below)?;
-    if header.volume.integrity != Integrity::None {
-        // dm-integrity lies between.
-        below = only_below(&Path::new(BLOCK).join(&below)).map_err(failed)?;
+}
+
+impl Active {
+    /// The number of the open volume `name`, once everything that the kernel says of it is as it was meant, and it lies on
+    /// the device `source` alone; `None` if no volume of this name is open. Numbers are as sysfs writes them: `8:3`.
+    ///
+    /// # Errors
+    /// [`UnlockError::Disagrees`] if the volume is not the one that was meant; [`UnlockError::Active`].
+    pub fn read_back(
+        &self,
+        name: &str,
+        meant: &Meant,
+        source: &str,
+    ) -> Result<Option<String>, UnlockError> {
+        let failed = |error| UnlockError::Active {
+            name: name.to_owned(),
+            error,
+        };
+        let Some(block) = self.find(name).map_err(failed)? else {
+            return Ok(None);
+        };
+        let uuid = line(&block.join("dm/uuid")).map_err(failed)?;
+        let expected = format!("CRYPT-LUKS2-{}-{name}", meant.luks_uuid.replace('-', ""));
+        if uuid != expected {
+            return Err(UnlockError::Disagrees {
+                what: "the name of the active volume",
+                found: uuid,
+                expected,
+            });
+        }
+        let mut below = self.only_below(&block).map_err(failed)?;
+        let number = |block: &Path| line(&block.join("dev")).map_err(failed);
+        meant.is(&(self.table)(name).map_err(failed)?, &number(&below)?)?;
+        if meant.integrity != Integrity::None {
+            // dm-integrity lies between.
+            below = self.only_below(&below).map_err(failed)?;
+        }
+        let found = number(&below)?;
+        if found != source {
+            return Err(UnlockError::Disagrees {
+                what: "the device below the active volume",
+                found,
+                expected: source.to_owned(),
+            });
+        }
+        number(&block).map(Some)
     }
-    if below != source {
-        return Err(UnlockError::Disagrees {
-            what: "the device below the active volume",
-            found: below,
-            expected: source,
-        });
+
+    /// The device of the mapper that has this name.
+    fn find(&self, name: &str) -> io::Result<Option<PathBuf>> {
+        for entry in fs::read_dir(self.sys.join("dev/block"))? {
+            let block = entry?.path();
+            if line(&block.join("dm/name")).is_ok_and(|found| found == name) {
+                return Ok(Some(block));
+            }
+        }
+        Ok(None)
     }
-    Ok(Numbers { source, active })
+
+    fn only_below(&self, block: &Path) -> io::Result<PathBuf> {
+        Ok(block.join("slaves").join(slave(block)?))
+    }
 }
 
 /// Every open LUKS2 volume below `sys`, by name, with the device that holds its header.
 ///
 /// # Errors
 /// sysfs cannot be read, or a volume lies on something that is not one device.
-pub fn active_volumes(sys: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+pub fn active_volumes(sys: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut volumes = Vec::new();
     for entry in fs::read_dir(sys.join("block"))? {
         let block = entry?.path();
@@ -88,7 +119,7 @@ pub fn active_volumes(sys: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
 }
 
 /// The name of the one device that this one lies on.
-fn slave(block: &Path) -> std::io::Result<String> {
+fn slave(block: &Path) -> io::Result<String> {
     let names: Vec<_> = fs::read_dir(block.join("slaves"))?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
@@ -98,31 +129,13 @@ fn slave(block: &Path) -> std::io::Result<String> {
     }
 }
 
-fn lies_on(devices: usize) -> std::io::Error {
-    std::io::Error::other(format!("it lies on {devices} devices, expected one"))
+fn lies_on(devices: usize) -> io::Error {
+    io::Error::other(format!("it lies on {devices} devices, expected one"))
 }
 
-/// The one device that this one lies on.
-fn only_below(block: &Path) -> std::io::Result<String> {
-    let below: Vec<PathBuf> = fs::read_dir(block.join("slaves"))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .collect();
-    match below.as_slice() {
-        [one] => fs::read_to_string(one.join("dev")).map(|text| text.trim_end().to_owned()),
-        other => Err(lies_on(other.len())),
-    }
+fn line(path: &Path) -> io::Result<String> {
+    fs::read_to_string(path).map(|text| text.trim_end().to_owned())
 }
-
-fn number(device: &Path) -> std::io::Result<String> {
-    let number = fs::metadata(device)?.rdev();
-    Ok(format!(
-        "{}:{}",
-        rustix::fs::major(number),
-        rustix::fs::minor(number)
-    ))
-}
-
-const BLOCK: &str = "/sys/dev/block";
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,14 @@ pub enum UnlockError {
         /// What the system said.
         error: std::io::Error,
     },
+    /// A volume that is open, and of which the kernel does not tell.
+    #[error("cannot see what the kernel made of the volume {name:?}: {error}")]
+    Active {
+        /// The volume.
+        name: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
     /// A header that is not opened.
     #[error("{}: {refusal}", .device.display())]
     Header {
@@ -99,6 +107,12 @@ pub enum UnlockError {
         /// The resource path of the secret.
         path: String,
     },
+    /// Gone, though it was there a moment ago.
+    #[error("the volume {name:?} is not open any more")]
+    NotActive {
+        /// The volume.
+        name: String,
+    },
     /// Nothing to verify.
     #[error("no LUKS2 volume is open on this machine")]
     NothingActive,
@@ -114,7 +128,10 @@ impl Blame for UnlockError {
     fn owner(&self) -> Owner {
         match self {
             Self::NoDevice { .. } | Self::NothingActive => Owner::Configuration,
-            Self::Device { .. } | Self::Memory(_) | Self::Library { .. } => Owner::Machine,
+            Self::Device { .. } | Self::Active { .. } | Self::Memory(_) | Self::Library { .. } => {
+                Owner::Machine
+            }
+            Self::NotActive { .. } => Owner::Machine,
             Self::NoVkId { .. } => Owner::Server,
             _ => Owner::Data,
         }
@@ -130,6 +147,9 @@ impl Blame for UnlockError {
                 "name it with --device, as rd.luks.name=UUID={name} on the kernel command line, or in /etc/crypttab"
             ),
             Self::Device { .. } => "check that the disk is there and can be read".to_owned(),
+            Self::Active { .. } => {
+                "mount /sys, and check that the kernel has dm_crypt and that /dev/mapper/control is there".to_owned()
+            }
             Self::Header { refusal, .. } => refusal.advice().to_owned(),
             Self::Memory(_) => "give the machine more memory".to_owned(),
             Self::NoToken { .. } => {
@@ -150,7 +170,9 @@ impl Blame for UnlockError {
                     .to_owned()
             }
             Self::Disagrees { .. } => {
-                "report this with the output of `cryptsetup luksDump`; nothing of the volume was used".to_owned()
+                "somebody has changed the header since it was judged, or the kernel opens volumes otherwise than \
+                 expected: do not boot this volume; look at the disk with `cryptsetup luksDump`"
+                    .to_owned()
             }
             Self::OtherKey { .. } => {
                 "an old or foreign volume lies in this one's place: find out who changed the disk; if it is to \
@@ -165,6 +187,7 @@ impl Blame for UnlockError {
             Self::NothingActive => {
                 "let Ignition make the volume (storage.luks with a clevis binding), or leave this unit out".to_owned()
             }
+            Self::NotActive { .. } => "find out who closed it, and start again".to_owned(),
             Self::Foreign { .. } => "find out who opened it, close it, and try again".to_owned(),
         }
     }

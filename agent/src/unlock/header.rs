@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// A header that this node may open.
@@ -18,6 +18,8 @@ pub struct Header {
     pub volume: Volume,
     /// The device that it was read from.
     pub device: PathBuf,
+    /// Major and minor number of that device, as sysfs writes them: its name may mean another one by now.
+    pub number: String,
     memory: File,
     /// Length of the memory in bytes.
     size: u64,
@@ -37,6 +39,10 @@ impl Header {
             error,
         };
         let mut file = File::open(device).map_err(|error| failed("open", error))?;
+        let number = file
+            .metadata()
+            .map_err(|error| failed("look at", error))?
+            .rdev();
         let mut head = Vec::new();
         let most = u64::try_from(HEAD_SIZE).unwrap_or(u64::MAX);
         std::io::Read::by_ref(&mut file)
@@ -82,6 +88,11 @@ impl Header {
         Ok(Self {
             volume,
             device: device.to_owned(),
+            number: format!(
+                "{}:{}",
+                rustix::fs::major(number),
+                rustix::fs::minor(number)
+            ),
             memory,
             size: image.size,
             copy: image.head.len() / 2,

@@ -9,65 +9,72 @@
 use super::UnlockError;
 use devicemapper::{DM, DevId, DmFlags, DmName, DmOptions};
 use luks_header::{Cipher, Integrity, Rules, Volume};
-use std::path::Path;
+use serde::{Deserialize, Serialize};
 
-/// Reads the table of the active volume `name` and compares it. `below` are the numbers of the device that the crypt
-/// target must lie on: the disk, or dm-integrity's.
+/// One target of a table: its type and its parameters.
+pub type Target = (String, String);
+
+/// The targets of the active volume `name`, as the kernel has them.
 ///
 /// # Errors
-/// [`UnlockError::Device`] if there is no table, [`UnlockError::Disagrees`] for the first thing that differs.
-pub(super) fn read_back(
-    name: &str,
-    volume: &Volume,
-    rules: &Rules,
-    below: &str,
-) -> Result<(), UnlockError> {
-    let failed = |error: devicemapper::DmError| UnlockError::Device {
-        action: "read the table of",
-        device: Path::new("/dev/mapper").join(name),
-        error: std::io::Error::other(error.to_string()),
-    };
+/// There is no such volume, or no device mapper.
+pub(super) fn of_kernel(name: &str) -> std::io::Result<Vec<Target>> {
+    let failed = |error: devicemapper::DmError| std::io::Error::other(error.to_string());
     let id = DevId::Name(DmName::new(name).map_err(failed)?);
     let options = DmOptions::default().set_flags(DmFlags::DM_STATUS_TABLE);
     let (_, targets) = DM::new()
         .and_then(|dm| dm.table_status(&id, options))
         .map_err(failed)?;
-    match targets.as_slice() {
-        [(0, _, kind, line)] if kind == "crypt" => compare(line, &Meant::by(volume, rules, below)),
-        other => {
-            let kinds: Vec<&str> = other.iter().map(|target| &*target.2).collect();
-            disagrees("the table of the active volume", &kinds.join(", "), "crypt")
-        }
-    }
+    let target = |(_, _, kind, line)| (kind, line);
+    Ok(targets.into_iter().map(target).collect())
 }
 
-/// What the table must say.
-#[derive(Debug, Clone, Copy)]
-struct Meant<'a> {
-    uuid: &'a str,
-    cipher: Cipher,
-    integrity: Integrity,
-    /// Bytes.
-    key_size: u32,
-    /// Bytes.
-    sector_size: u32,
+/// What a volume's table must say once it is open, as its judged header and `agent.toml` have it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Meant {
+    /// Of the header: 36 characters.
+    pub luks_uuid: String,
+    /// What sectors are encrypted with.
+    pub cipher: Cipher,
+    /// What authenticates them.
+    pub integrity: Integrity,
+    /// Length of the volume key in bytes.
+    pub key_size: u32,
+    /// In bytes.
+    pub sector_size: u32,
     /// Where the payload begins on the disk, in bytes.
-    payload: u64,
-    discard: bool,
-    below: &'a str,
+    pub payload: u64,
+    /// Whether discards may reach the disk.
+    pub discard: bool,
 }
 
-impl<'a> Meant<'a> {
-    fn by(volume: &'a Volume, rules: &Rules, below: &'a str) -> Self {
+impl Meant {
+    /// By this header, under these rules.
+    pub fn by(volume: &Volume, rules: &Rules) -> Self {
         Self {
-            uuid: &volume.uuid,
+            luks_uuid: volume.uuid.clone(),
             cipher: volume.cipher,
             integrity: volume.integrity,
             key_size: volume.key_size,
             sector_size: volume.sector_size,
             payload: volume.payload,
             discard: rules.discard && volume.integrity == Integrity::None,
-            below,
+        }
+    }
+
+    /// Compares the targets of an active volume. `below` are the numbers of the device that it must lie on: the disk, or
+    /// dm-integrity's.
+    ///
+    /// # Errors
+    /// [`UnlockError::Disagrees`] for the first thing that differs.
+    pub(super) fn is(&self, targets: &[Target], below: &str) -> Result<(), UnlockError> {
+        match targets {
+            [(kind, line)] if kind == "crypt" => compare(line, self, below),
+            other => {
+                let kinds: Vec<&str> = other.iter().map(|(kind, _)| &**kind).collect();
+                disagrees("the table of the active volume", &kinds.join(", "), "crypt")
+            }
         }
     }
 
@@ -114,12 +121,12 @@ impl<'a> Meant<'a> {
 }
 
 /// The parameters of a crypt target against what they must be. The key is never in them: it is in the keyring.
-fn compare(line: &str, meant: &Meant<'_>) -> Result<(), UnlockError> {
+fn compare(line: &str, meant: &Meant, below: &str) -> Result<(), UnlockError> {
     let mut words = line.split_ascii_whitespace();
     let mut word = || words.next().unwrap_or_default();
     let (cipher, key, iv_offset, device, offset) = (word(), word(), word(), word(), word());
     // libcryptsetup puts the number of the digest behind it.
-    let name = format!(":{}:logon:cryptsetup:{}-d", meant.key_size, meant.uuid);
+    let name = format!(":{}:logon:cryptsetup:{}-d", meant.key_size, meant.luks_uuid);
     let key = match key.strip_prefix(':') {
         Some(_) if key.starts_with(&name) => &name,
         Some(_) => key,
@@ -130,7 +137,7 @@ fn compare(line: &str, meant: &Meant<'_>) -> Result<(), UnlockError> {
         ("the active cipher", cipher, &*meant.cipher()),
         ("the active key", key, &name),
         ("the active offset of IVs", iv_offset, "0"),
-        ("the device below the active volume", device, meant.below),
+        ("the device below the active volume", device, below),
         ("the active offset", offset, &meant.begins().to_string()),
     ] {
         if found != expected {

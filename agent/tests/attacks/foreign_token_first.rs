@@ -46,7 +46,7 @@ fn a_token_of_another_pin_is_passed_over() {
         json["keyslots"].as_object_mut().unwrap().remove("0");
         json["digests"]["0"]["keyslots"] = json!(["1"]);
     });
-    scene.refused_unasked(&hostile, "none of its Clevis tokens is for this node");
+    scene.refused_unasked(&hostile, "for this node: the token is not for this pin");
 }
 
 const TANG: &str = "eyJhbGciOiJkaXIiLCJlbmMiOiJBMjU2R0NNIiwiY2xldmlzIjp7InBpbiI6InRhbmcifX0";

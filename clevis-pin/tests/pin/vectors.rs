@@ -68,7 +68,7 @@ impl Table {
             Err(Fault::TokenMalformed(_)) => "malformed",
             Err(Fault::TokenForeign(_)) => "foreign",
             Err(Fault::Algorithm(_)) => "algorithm",
-            Err(Fault::KidMismatch) => "kid",
+            Err(Fault::KidMismatch { .. }) => "kid",
             Err(Fault::NotAuthentic) => "notauthentic",
             Err(_) => "something else",
         };

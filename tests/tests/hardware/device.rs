@@ -64,12 +64,12 @@ fn the_older_device_is_asked_as_its_interface_wants_it() {
         root.path()
     );
     world.configure().unwrap();
-    let fetch = || {
+    let fetch = |world: &World| {
         let run = with_device(&device, world.agent(["fetch"]));
         world.run(run).unwrap()
     };
 
-    let fetched = fetch();
+    let fetched = fetch(&world);
     assert_eq!(fetched.code, Some(0), "{fetched}\n{}", world.lab.log());
     assert_eq!(fetched.stdout, stored.content.expose());
     let asked = device.take_asked();
@@ -81,21 +81,49 @@ fn the_older_device_is_asked_as_its_interface_wants_it() {
 
     // What the firmware or the host says no with comes to the person who has to act.
     for (failure, says) in [
-        (Failure::Exit(2 << 32), "vmm error"),
+        (Failure::Exit(1 << 32), "vmm error"),
         (Failure::Exit(1), "cannot ask /dev/sev-guest"),
         (Failure::Status(0x16), "cannot ask /dev/sev-guest"),
     ] {
         device.fail(Some(failure));
-        let refused = fetch();
+        let refused = fetch(&world);
         assert_eq!(refused.code, Some(11), "{failure:?}: {refused}");
         assert!(
             refused.err().to_lowercase().contains(says),
             "{failure:?}: {refused}"
         );
         assert!(refused.stdout.is_empty(), "{refused}");
+        assert!(refused.err().contains("stays until"), "{refused}");
+        assert_eq!(device.take_asked().len(), 1, "{failure:?}");
     }
-    device.fail(None);
-    device.take_asked();
+    // "Not now" is no no: asked again a few times, and then it is for whoever waits.
+    for (failure, says) in [
+        (Failure::Exit(2 << 32), "vmm error"),
+        (Failure::Busy, "busy"),
+    ] {
+        device.fail(Some(failure));
+        // Over after the first round.
+        world.settings.overall = "3s";
+        world.configure().unwrap();
+        let busy = fetch(&world);
+        assert_eq!(busy.code, Some(11), "{failure:?}: {busy}");
+        assert!(busy.err().to_lowercase().contains(says), "{busy}");
+        assert!(busy.err().contains("may pass by itself"), "{busy}");
+        assert!(busy.err().contains("whoever runs the host"), "{busy}");
+        assert_eq!(device.take_asked().len(), 3, "{failure:?}");
+        world.settings.overall = "60s";
+        world.configure().unwrap();
+        let fetched = std::thread::scope(|scope| {
+            let fetched = scope.spawn(|| fetch(&world));
+            while device.take_asked().is_empty() && !fetched.is_finished() {
+                std::thread::yield_now();
+            }
+            device.fail(None);
+            fetched.join().unwrap()
+        });
+        assert_eq!(fetched.code, Some(0), "{failure:?}: {fetched}");
+        assert_eq!(device.take_asked().len(), 1, "{failure:?}: once more");
+    }
     for command in ["status", "doctor"] {
         let shown = world
             .run(with_device(&device, world.agent([command])))

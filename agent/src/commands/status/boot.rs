@@ -65,10 +65,18 @@ impl Boot {
             rows.push((
                 "volume",
                 format!(
-                    "{name} on {source}, opened by this program, key {}",
+                    "{name} on {source}, open as it was judged, key {}",
                     volume.vk_id
                 ),
             ));
+        }
+        for (name, answered) in &self.state.answered {
+            // Confirmed, it is among the volumes.
+            if !self.state.volumes.contains_key(name) {
+                let source = answered.source.display();
+                let text = format!("{name} on {source}: systemd-cryptsetup has its passphrase");
+                rows.push(("volume", text));
+            }
         }
         for extend in &self.state.extends {
             rows.push(("measured", format!("{}: {}", extend.register, extend.event)));

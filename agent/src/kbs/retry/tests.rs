@@ -52,6 +52,7 @@ fn refused(status: u16, kind: &str, retry_after: Option<Duration>) -> KbsError {
     let body = format!(r#"{{"type":"x/{kind}","detail":"d"}}"#);
     KbsError::Refused {
         server: server(),
+        asked: None,
         refusal: Refusal::read(Step::Resource, status, body.as_bytes()),
         session_age: None,
         retry_after,
@@ -195,4 +196,30 @@ fn a_busy_server_is_given_the_time_it_asks_for_and_jitter() {
     let busy = || refused(429, "x", Some(Duration::from_secs(20)));
     run(Patience::Forever, &mut pace, vec![busy()]).0.unwrap();
     assert_eq!(pace.slept, [Duration::from_millis(20_500)]);
+}
+
+/// A connection that is closed without a word: with endless patience the node waits on, else the server is to blame.
+#[test]
+fn silence_is_waited_out() {
+    let silence = || KbsError::NoAnswer {
+        server: server(),
+        step: Step::Attest,
+        why: "connection closed".into(),
+    };
+    let many = |n| (0..n).map(|_| silence()).collect::<Vec<_>>();
+    let mut pace = Fake::with(u32::MAX);
+    let (result, waits) = run(Patience::Forever, &mut pace, many(100));
+    result.unwrap();
+    assert_eq!(waits.len(), 100);
+    assert!(pace.slept.iter().rev().take(90).all(|d| d.as_secs() >= 59));
+
+    let mut pace = Fake::with(u32::MAX);
+    let error = run(Patience::For(Duration::from_secs(600)), &mut pace, many(16))
+        .0
+        .unwrap_err();
+    assert_eq!(error.owner(), kbs_protocol::Owner::Server);
+    let text = error.to_string();
+    assert!(text.contains("gave up after 599 s and 16 tries"), "{text}");
+    // One sentence, however often.
+    assert!(!text.contains("before that"), "{text}");
 }

@@ -6,17 +6,17 @@ use super::{Meant, compare};
 use luks_header::{Cipher, Integrity};
 
 const UUID: &str = "3c2f9a1e-8f7d-4d09-9a30-3a1f6f2c0e11";
+const BELOW: &str = "254:3";
 
-fn meant() -> Meant<'static> {
+fn meant() -> Meant {
     Meant {
-        uuid: UUID,
+        luks_uuid: UUID.to_owned(),
         cipher: Cipher::AesXts,
         integrity: Integrity::None,
         key_size: 64,
         sector_size: 512,
         payload: 16 << 20,
         discard: false,
-        below: "254:3",
     }
 }
 
@@ -25,8 +25,10 @@ fn key(size: u32) -> String {
 }
 
 /// What is wrong with it, if anything.
-fn problem(line: &str, meant: &Meant<'_>) -> Option<String> {
-    compare(line, meant).err().map(|error| error.to_string())
+fn problem(line: &str, meant: &Meant) -> Option<String> {
+    compare(line, meant, BELOW)
+        .err()
+        .map(|error| error.to_string())
 }
 
 #[test]
@@ -49,18 +51,18 @@ fn what_was_meant_is_what_is_there() {
         integrity: Integrity::Aead,
         cipher: Cipher::AesGcm,
         key_size: 32,
-        ..sectors
+        ..sectors.clone()
     };
     let aegis = Meant {
         cipher: Cipher::Aegis128,
         key_size: 16,
         sector_size: 512,
-        ..gcm
+        ..gcm.clone()
     };
     for (line, meant) in [
         (plain.clone(), meant()),
         (format!("{plain} 1 sector_size:4096"), sectors),
-        (plain.clone(), discard),
+        (plain.clone(), discard.clone()),
         (format!("{plain} 1 allow_discards"), discard),
         (
             format!(
