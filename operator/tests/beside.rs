@@ -211,16 +211,17 @@ fn what_a_running_system_may_read_is_what_its_secret_has() {
     let [a, b] = [0, 1].map(Tpm::number);
     let _operator = place.operator("one");
     // As `kubectl apply` of another manifest: entries that are not in it any more are gone.
-    let secret = |name: &str, entries: Value| {
+    let secret = |place: &Place, name: &str, entries: Value| {
         place.apply(&json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": entries,
         }));
     };
     secret(
+        &place,
         "everybodys",
         json!({"log-key": "for all", "join-token": "a common one"}),
     );
-    secret("own", json!({"join-token": "hush-hush"}));
+    secret(&place, "own", json!({"join-token": "hush-hush"}));
     place.cluster(json!({"runtime": {"secret": "everybodys"}}));
     place.image("good", json!([a.boot_tuple()]));
     place.machine("a", &a, json!({}));
@@ -252,17 +253,17 @@ fn what_a_running_system_may_read_is_what_its_secret_has() {
     assert!(!place.everything_readable().contains("hush-hush"));
 
     // Another content, one entry fewer, one that cannot be stored: each is seen.
-    secret("own", json!({"join-token": "another", "empty": ""}));
+    secret(&place, "own", json!({"join-token": "another", "empty": ""}));
     is(&place, &b, "join-token", Some("another"));
     await_reason(
         &place,
         "b",
         "the runtime resource empty in Secret \"own\" is empty",
     );
-    secret("own", json!({"second": "another"}));
+    secret(&place, "own", json!({"second": "another"}));
     is(&place, &b, "second", Some("another"));
     is(&place, &b, "join-token", Some("a common one"));
-    secret("everybodys", json!({"log-key": "changed"}));
+    secret(&place, "everybodys", json!({"log-key": "changed"}));
     is(&place, &a, "log-key", Some("changed"));
     is(&place, &b, "log-key", Some("changed"));
     is(&place, &a, "join-token", None);
@@ -275,7 +276,7 @@ fn what_a_running_system_may_read_is_what_its_secret_has() {
     place.lab.lose_storage();
     place.await_phase("a", Phase::Lost);
     is(&place, &a, "log-key", Some("changed"));
-    secret("own", json!({"second": "another"}));
+    secret(&place, "own", json!({"second": "another"}));
     is(&place, &b, "second", Some("another"));
     place.machine("b", &b, json!({}));
     is(&place, &b, "second", None);
