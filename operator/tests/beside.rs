@@ -210,10 +210,17 @@ fn what_a_running_system_may_read_is_what_its_secret_has() {
     };
     let [a, b] = [0, 1].map(Tpm::number);
     let _operator = place.operator("one");
-    // As `kubectl apply` of another manifest: entries that are not in it any more are gone.
+    // Applied with all of its entries: one that is not there any more is gone.
     let secret = |place: &Place, name: &str, entries: Value| {
+        let entries = entries.as_object().unwrap().iter();
+        let data: serde_json::Map<String, Value> = entries
+            .map(|(name, text)| {
+                let text = kbs_protocol::encoding::b64::encode(text.as_str().unwrap());
+                (name.clone(), json!(text))
+            })
+            .collect();
         place.apply(&json!({
-            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": entries,
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data,
         }));
     };
     secret(
