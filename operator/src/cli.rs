@@ -71,6 +71,12 @@ enum Duty {
         /// Be a bootstrap provider of Cluster API as well (operator/deploy/capi).
         #[arg(long)]
         cluster_api: bool,
+        /// Keep facts about images here, by digest, so that nothing is pulled twice; default: as refvals.
+        #[arg(long, value_name = "DIR")]
+        image_cache: Option<PathBuf>,
+        /// The largest image that is looked through, as its registry sends it.
+        #[arg(long, value_name = "GIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
+        image_limit: u64,
     },
     /// Print the CustomResourceDefinitions.
     Crds {
@@ -242,6 +248,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             kbs_address,
             metrics,
             cluster_api,
+            image_cache,
+            image_limit,
         } => {
             let mut settings = Settings::new(&identity.unwrap_or_else(this_process));
             settings.namespace = namespace;
@@ -250,6 +258,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             settings.kbs_address = kbs_address;
             settings.metrics = metrics;
             settings.cluster_api = cluster_api;
+            settings.image_cache = image_cache.or_else(refvals::source::usual_cache);
+            settings.image_bytes = image_limit.saturating_mul(GIB);
             return match controllers::run(&settings, None) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => failure(&error, invocation.json),
@@ -574,6 +584,7 @@ fn this_process() -> String {
 }
 
 const USAGE: u8 = 2;
+const GIB: u64 = 1024 * 1024 * 1024;
 /// As kubectl looks for it on PATH.
 const PLUGIN: &str = "kubectl-sheepfold";
 

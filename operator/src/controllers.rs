@@ -8,10 +8,11 @@
 //! 3. [`inventory`] parses and indexes them; one event costs what it touches.
 //! 4. [`worker`] plans that part, carries it out against the KBS and keeps the [`record`]; [`secrets`] makes
 //!    secrets, and keeps [`copies`] of them where that is wanted; [`beside`] adds what else a machine gets.
-//! 5. [`keeper`] looks after the KBS when nobody changes anything: storage that was lost, values that somebody
+//! 5. [`images`] looks through approved images that have only a name.
+//! 6. [`keeper`] looks after the KBS when nobody changes anything: storage that was lost, values that somebody
 //!    else changed.
-//! 6. [`deploy`] runs the KBS, where nobody else does.
-//! 7. [`status`] says how each object stands; [`metrics`] says it to a monitoring system.
+//! 7. [`deploy`] runs the KBS, where nobody else does.
+//! 8. [`status`] says how each object stands; [`metrics`] says it to a monitoring system.
 //!
 //! Around it: [`handover`] begins a cluster that was begun outside; [`show`] and [`gather`] tell people how it stands.
 //!
@@ -25,6 +26,7 @@ pub mod deploy;
 mod error;
 pub mod gather;
 pub mod handover;
+pub mod images;
 pub mod inventory;
 pub mod keeper;
 pub mod lease;
@@ -41,6 +43,7 @@ pub use error::Error;
 
 use kube::{Client, Config};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Handle};
@@ -67,6 +70,10 @@ pub struct Settings {
     pub metrics: Option<SocketAddr>,
     /// Whether it is a bootstrap provider of Cluster API ([`capi`]) as well.
     pub cluster_api: bool,
+    /// Where facts about images are kept by digest; default: nowhere.
+    pub image_cache: Option<PathBuf>,
+    /// The most bytes of layers that an approved image may have, as its registry sends them; default: any number.
+    pub image_bytes: u64,
 }
 
 impl Settings {
@@ -82,6 +89,8 @@ impl Settings {
             kbs_address: None,
             metrics: None,
             cluster_api: false,
+            image_cache: None,
+            image_bytes: u64::MAX,
         }
     }
 }
@@ -143,7 +152,8 @@ fn work(
     let lease = lease::Lease::new(client.clone(), namespace, settings);
     let term = runtime.spawn(lease.clone().hold(sender.clone()));
     watch::start(client, namespace, runtime, &sender, figures);
-    deploy::watch(client, namespace, runtime, &sender);
+    let objects = deploy::Objects::new(client, namespace, runtime);
+    objects.watch(&sender);
     if settings.cluster_api {
         capi::start(client, namespace, runtime, lease.held());
     }
@@ -158,7 +168,8 @@ fn work(
         })),
     }
     let (held, figures) = (lease.held(), figures.clone());
-    let ended = worker::Worker::new(settings, figures, client, namespace, runtime, held).run(&seen);
+    let place = (client, namespace, runtime);
+    let ended = worker::Worker::new(settings, figures, place, objects, held).run(&seen);
     term.abort();
     if ended.is_ok() {
         runtime.block_on(lease.release());

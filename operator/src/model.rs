@@ -187,7 +187,7 @@ pub struct SecretId(pub String);
 
 impl SecretId {
     /// Whether it stands for something that is not made here, and so can be stored again: the id of a volume's key, an
-    /// Ignition config.
+    /// Ignition config, something for the running system.
     pub fn is_made_elsewhere(&self) -> bool {
         MADE_ELSEWHERE
             .iter()
@@ -277,7 +277,7 @@ pub(crate) const RUNTIME: &str = "runtime";
 const IGNITION: &str = "ignition";
 pub(crate) const SEGMENT: &str = "1 to 128 of A-Z a-z 0-9 _ - . and not begin with a dot";
 /// How ids of such contents begin. Those of secrets are 22 characters of base64url.
-pub(crate) const MADE_ELSEWHERE: [&str; 2] = ["vk:", "config-"];
+pub(crate) const MADE_ELSEWHERE: [&str; 3] = ["vk:", "config-", "runtime-"];
 const SHOWN: usize = 80;
 
 #[cfg(test)]

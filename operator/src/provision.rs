@@ -15,7 +15,7 @@ pub mod apply;
 pub mod diff;
 mod error;
 pub mod ignition;
-mod images;
+pub(crate) mod images;
 pub(crate) mod load;
 pub mod objects;
 pub mod record;

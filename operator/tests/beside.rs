@@ -180,6 +180,17 @@ fn an_ignition_config_is_its_own_machines_alone_and_a_bad_one_is_not_stored() {
         read(&place, &b).is_some_and(|text| text == with("found"))
     });
 
+    // A Secret that changes is seen, by whom it concerns.
+    config("nowhere", &with("changed"));
+    eventually("its change is stored", || {
+        read(&place, &b).is_some_and(|text| text == with("changed"))
+    });
+    config("everybodys", &with("hush-again"));
+    eventually("and that of everybody's", || {
+        read(&place, &a).is_some_and(|text| text.contains("hush-again"))
+    });
+    let everybodys = read(&place, &a).unwrap();
+
     // A KBS that lost its storage gets configs again, whether or not there are copies of secrets.
     place.lab.lose_storage();
     eventually("configs are there again", || {
@@ -190,4 +201,143 @@ fn an_ignition_config_is_its_own_machines_alone_and_a_bad_one_is_not_stored() {
             && resources.contains_key(&at(&b))
     });
     place.await_phase("a", Phase::Lost);
+}
+
+#[test]
+fn what_a_running_system_may_read_is_what_its_secret_has() {
+    let Some(mut place) = Place::new() else {
+        return;
+    };
+    let [a, b] = [0, 1].map(Tpm::number);
+    let _operator = place.operator("one");
+    // Applied with all of its entries: one that is not there any more is gone.
+    let secret = |place: &Place, name: &str, entries: Value| {
+        let entries = entries.as_object().unwrap().iter();
+        let data: serde_json::Map<String, Value> = entries
+            .map(|(name, text)| {
+                let text = kbs_protocol::encoding::b64::encode(text.as_str().unwrap());
+                (name.clone(), json!(text))
+            })
+            .collect();
+        place.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data,
+        }));
+    };
+    secret(
+        &place,
+        "everybodys",
+        json!({"log-key": "for all", "join-token": "a common one"}),
+    );
+    secret(&place, "own", json!({"join-token": "hush-hush"}));
+    place.cluster(json!({"runtime": {"secret": "everybodys"}}));
+    place.image("good", json!([a.boot_tuple()]));
+    place.machine("a", &a, json!({}));
+    place.machine("b", &b, json!({"runtime": {"secret": "own"}}));
+    place.await_phase("a", Phase::Served);
+    place.await_phase("b", Phase::Served);
+    let at = |tpm: &Tpm, name: &str| format!("runtime/{}/{name}", tpm.node());
+    let stored = |place: &Place, tpm: &Tpm, name: &str| {
+        let content = place.lab.resources().remove(&at(tpm, name))?;
+        Some(String::from_utf8(content).unwrap())
+    };
+    let is = |place: &Place, tpm: &Tpm, name: &str, content: Option<&str>| {
+        eventually(&format!("{name} is {content:?}"), || {
+            stored(place, tpm, name).as_deref() == content
+        });
+    };
+    is(&place, &a, "join-token", Some("a common one"));
+    is(&place, &b, "join-token", Some("hush-hush"));
+    is(&place, &b, "log-key", Some("for all"));
+    assert_eq!(
+        place.lab.fetch(&b, &at(&b, "join-token")).unwrap(),
+        b"hush-hush"
+    );
+    assert_eq!(
+        place.lab.fetch(&a, &at(&b, "join-token")),
+        None,
+        "its own node's alone"
+    );
+    assert!(!place.everything_readable().contains("hush-hush"));
+
+    // Another content, one entry fewer, one that cannot be stored: each is seen.
+    secret(&place, "own", json!({"join-token": "another", "empty": ""}));
+    is(&place, &b, "join-token", Some("another"));
+    await_reason(
+        &place,
+        "b",
+        "the runtime resource empty in Secret \"own\" is empty",
+    );
+    secret(&place, "own", json!({"second": "another"}));
+    is(&place, &b, "second", Some("another"));
+    is(&place, &b, "join-token", Some("a common one"));
+    secret(&place, "everybodys", json!({"log-key": "changed"}));
+    is(&place, &a, "log-key", Some("changed"));
+    is(&place, &b, "log-key", Some("changed"));
+    is(&place, &a, "join-token", None);
+    eventually("nothing is wrong", || place.status("b").reason.is_none());
+
+    // A Secret that is not there takes nothing away; a field that is not there does.
+    place.delete::<k8s_openapi::api::core::v1::Secret>("own");
+    await_reason(&place, "b", "there is no Secret \"own\"");
+    assert_eq!(stored(&place, &b, "second").as_deref(), Some("another"));
+    place.lab.lose_storage();
+    place.await_phase("a", Phase::Lost);
+    is(&place, &a, "log-key", Some("changed"));
+    secret(&place, "own", json!({"second": "another"}));
+    is(&place, &b, "second", Some("another"));
+    place.machine("b", &b, json!({}));
+    is(&place, &b, "second", None);
+    is(&place, &b, "log-key", Some("changed"));
+    place.delete::<Machine>("b");
+    let left = place.lab.resources();
+    assert!(
+        !left.keys().any(|path| path.contains(&b.node())),
+        "{:?}",
+        left.keys()
+    );
+}
+
+#[test]
+fn a_change_beside_the_secrets_leaves_their_copies_whole() {
+    let Some(mut place) = Place::new() else {
+        return;
+    };
+    let a = Tpm::number(0);
+    let _operator = place.operator("one");
+    let secret = |content: &str| {
+        place.apply(&json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "own"}, "stringData": {"token": content},
+        }));
+    };
+    secret("first");
+    place.cluster(json!({"copies": "Namespace"}));
+    place.image("good", json!([a.boot_tuple()]));
+    let machine = |place: &Place, volumes: Value| {
+        place.machine(
+            "a",
+            &a,
+            json!({"runtime": {"secret": "own"}, "volumes": volumes}),
+        );
+    };
+    machine(&place, json!(["root", "data"]));
+    place.await_phase("a", Phase::Served);
+    let bound = place.lab.fetch(&a, &a.root()).unwrap();
+    secret("second");
+    let token = format!("runtime/{}/token", a.node());
+    eventually("the token is another", || {
+        place
+            .lab
+            .resources()
+            .get(&token)
+            .is_some_and(|content| content == b"second")
+    });
+    machine(&place, json!(["root"]));
+    let data = format!("default/{}/data", a.node());
+    eventually("a volume has gone", || {
+        !place.lab.resources().contains_key(&data)
+    });
+    place.lab.lose_storage();
+    eventually("its disk opens as before", || {
+        place.lab.fetch(&a, &a.root()).as_ref() == Some(&bound)
+    });
 }

@@ -438,3 +438,73 @@ fn the_objects_go_with_the_cluster_and_what_cannot_be_made_again_stays() {
     assert_eq!(claim.metadata.uid, volume);
     assert_eq!(claim.metadata.owner_references, None);
 }
+
+#[test]
+fn a_trustee_goes_when_another_kbs_has_taken_its_place_and_its_volume_stays() {
+    let Some(place) = Place::new() else { return };
+    let a = Tpm::number(0);
+    let arguments = ["--refresh", "3600", "--probe", "1"];
+    let operator = place.installed_operator_with(&arguments);
+    cluster(&place, json!({}));
+    await_condition(&place, "Deployed", true, "Applied");
+    place.image("good", json!([a.boot_tuple()]));
+    place.machine("a", &a, json!({}));
+    let is_there = || {
+        [
+            find::<Deployment>(&place, render::DEPLOYMENT).is_some(),
+            find::<Service>(&place, render::SERVICE).is_some(),
+            find::<ConfigMap>(&place, render::CONFIG_MAP).is_some(),
+            find::<NetworkPolicy>(&place, render::NAME).is_some(),
+        ]
+    };
+    // One of the same name and label that belongs to nobody here is nobody's to delete.
+    place.apply(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "labels": {
+            "app.kubernetes.io/name": "trustee", "app.kubernetes.io/managed-by": "sheepfold-operator",
+        }},
+    }));
+    let claim = place.get::<PersistentVolumeClaim>(render::VOLUME);
+    // The other one does not answer yet: nodes may still need what runs here.
+    let change = |url: &str| {
+        let ca = std::fs::read_to_string(place.lab.dir.path().join("lab/ca.pem")).unwrap();
+        let kbs =
+            json!({"url": url, "ca": ca, "role": "admin", "adminKey": {"secret": "kbs-admin"}});
+        place.change::<TrustedExecutionCluster>("cluster", &json!({"spec": {"kbs": kbs}}));
+    };
+    change(&format!("https://127.0.0.1:{}", free_port()));
+    await_condition(&place, "Ready", false, "KbsFailed");
+    assert_eq!(is_there(), [true; 4]);
+    change(&place.lab.server.url());
+    eventually("its objects are gone", || is_there() == [false; 4]);
+    place.await_phase("a", Phase::Served);
+    await_condition(
+        &place,
+        "Deployed",
+        false,
+        "PersistentVolumeClaim trustee-storage",
+    );
+    await_condition(&place, "Ready", true, "Provisioned");
+    let kept: PersistentVolumeClaim = place.get(render::VOLUME);
+    assert_eq!(kept.metadata.uid, claim.metadata.uid);
+    assert_eq!(kept.metadata.deletion_timestamp, None);
+    for secret in [
+        render::ADMIN_SECRET,
+        render::TOKEN_SECRET,
+        render::AUTHORITY_SECRET,
+    ] {
+        assert!(find::<Secret>(&place, secret).is_some(), "{secret}");
+    }
+    assert!(find::<ConfigMap>(&place, "theirs").is_some());
+    // Somebody decides about the volume.
+    let claims: Api<PersistentVolumeClaim> = place.api();
+    drop(
+        place
+            .block_on(claims.delete(render::VOLUME, &Default::default()))
+            .unwrap(),
+    );
+    eventually("nothing is left to say", || {
+        condition(&place, "Deployed").is_none()
+    });
+    let log = operator.end();
+    assert!(!log.to_lowercase().contains("forbidden"), "{log}");
+}

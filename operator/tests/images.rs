@@ -12,66 +12,14 @@
     clippy::as_conversions
 )]
 
-#[path = "../../measured-boot/tests/common/mod.rs"]
-mod measured;
-#[path = "../../refvals/tests/common/mod.rs"]
-mod registry;
+mod bootable;
 
-use measured::pe_file::PeFile;
-use measured_boot::bank::Bank;
-use measured_boot::combine::Tuple;
-use measured_boot::image::{Choice, Scanner};
-use measured_boot::path::{BootPath, Route};
-use measured_boot::predict::predict;
-use refvals::platform;
-use registry::{Image, Registry, as_it_is};
+use bootable::registry::{Image, Registry, as_it_is};
+use bootable::{PLATFORM, files, tuple};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 use tempfile::TempDir;
-
-const PLATFORM: &str = "profile:debian13-ovmf";
-
-/// Shim, GRUB and kernel, each with a digest of its own.
-fn files(loader: &str, kernel: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let text = |content: &str| (".text", content.as_bytes().to_vec());
-    let file = |sections| PeFile::new(sections).build().0;
-    let shim = file(vec![
-        text(&format!("shim of {loader}")),
-        (".data.ident", b"$Version: 16.1 $\n".to_vec()),
-        (
-            ".vendor_cert",
-            [[0; 4], [0; 4], [16, 0, 0, 0], [16, 0, 0, 0]].concat(),
-        ),
-    ]);
-    vec![
-        ("usr/lib/bootupd/updates/EFI/test/shimx64.efi", shim),
-        (
-            "usr/lib/bootupd/updates/EFI/test/grubx64.efi",
-            file(vec![text(&format!("GRUB of {loader}"))]),
-        ),
-        (
-            "usr/lib/modules/6.1/vmlinuz",
-            file(vec![text(&format!("kernel of {kernel}"))]),
-        ),
-    ]
-}
-
-/// What machines show that boot this kernel behind this boot loader.
-fn tuple(loader: &str, kernel: &str) -> Value {
-    let mut scanner = Scanner::new();
-    for (path, content) in files(loader, kernel) {
-        let size = content.len() as u64;
-        scanner.file(path, size, &mut content.as_slice()).unwrap();
-    }
-    let image = scanner.finish("image", &Choice::default()).unwrap();
-    let path = BootPath {
-        kernel_measurements: Some(1),
-        ..BootPath::new(Route::ShimGrub)
-    };
-    let prediction = predict(&image, &platform::load(PLATFORM, None).unwrap(), &path).unwrap();
-    json!(Tuple::of(&prediction, Bank::Sha256).unwrap())
-}
 
 /// A directory for `provision`, with a home of its own.
 struct Cluster {

@@ -11,11 +11,13 @@
     clippy::panic
 )]
 
+mod bootable;
 mod capi;
 mod common;
 mod control_plane;
 mod first_node;
 mod handover;
+mod scanned;
 mod state;
 
 use common::Tpm;

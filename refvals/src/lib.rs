@@ -18,9 +18,11 @@
 pub mod cli;
 mod error;
 pub mod explain;
+mod given;
 pub mod label;
 pub mod platform;
 pub mod preflight;
 pub mod source;
 
 pub use error::Error;
+pub use given::Given;

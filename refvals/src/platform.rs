@@ -38,6 +38,18 @@ pub fn load(source: &str, name: Option<&str>) -> Result<PlatformFacts, Error> {
 /// As [`load`].
 #[allow(clippy::type_complexity, reason = "the two members of a rollout")]
 pub fn load_rows(rows: &[String]) -> Result<(Vec<PlatformFacts>, Vec<(usize, usize)>), Error> {
+    load_rows_with(rows, |source| load(source, None))
+}
+
+/// The same from wherever this function takes them.
+///
+/// # Errors
+/// As the function.
+#[allow(clippy::type_complexity, reason = "the two members of a rollout")]
+pub fn load_rows_with<E>(
+    rows: &[String],
+    mut load: impl FnMut(&str) -> Result<PlatformFacts, E>,
+) -> Result<(Vec<PlatformFacts>, Vec<(usize, usize)>), E> {
     let (mut all, mut changes) = (Vec::new(), Vec::new());
     for row in rows {
         for (place, source) in row.split(',').enumerate() {
@@ -45,7 +57,7 @@ pub fn load_rows(rows: &[String]) -> Result<(Vec<PlatformFacts>, Vec<(usize, usi
             if let Some(last) = next.checked_sub(1).filter(|_| place > 0) {
                 changes.push((last, next));
             }
-            all.push(load(source, None)?);
+            all.push(load(source)?);
         }
     }
     Ok((all, changes))
@@ -60,24 +72,32 @@ fn from_path(path: &Path) -> Result<PlatformFacts, Error> {
         return from_efivarfs(name, path);
     }
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    if store::is_store(&bytes) {
-        return Ok(PlatformFacts::from_flash(name, &bytes)?);
+    from_bytes(name, &path.display().to_string(), &bytes)
+}
+
+/// From a content that says what it is: firmware's flash, a document, an event log. `origin` is what messages call it.
+///
+/// # Errors
+/// As [`load`].
+pub fn from_bytes(name: &str, origin: &str, bytes: &[u8]) -> Result<PlatformFacts, Error> {
+    if store::is_store(bytes) {
+        return Ok(PlatformFacts::from_flash(name, bytes)?);
     }
     if bytes.starts_with(QCOW2) {
         return Err(Error::document(
-            path.display().to_string(),
+            origin,
             "the flash is in a disk image of QEMU: unpack it with `qemu-img convert -O raw` first",
         ));
     }
     if bytes.trim_ascii_start().starts_with(b"{") {
-        let invalid = |error: serde_json::Error| Error::document(path.display().to_string(), error);
-        let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(invalid)?;
+        let invalid = |error: serde_json::Error| Error::document(origin, error);
+        let json: serde_json::Value = serde_json::from_slice(bytes).map_err(invalid)?;
         return match json.get("version") {
-            Some(_) => Ok(PlatformFacts::from_variable_store(name, &bytes)?),
+            Some(_) => Ok(PlatformFacts::from_variable_store(name, bytes)?),
             None => serde_json::from_value(json).map_err(invalid),
         };
     }
-    from_event_log(name, &bytes)
+    from_event_log(name, bytes)
 }
 
 /// From a directory of efivarfs, or a copy of one: a file `<name>-<vendor's GUID>` for each variable, with four bytes

@@ -20,7 +20,7 @@ pub use directory::directory;
 pub use place::beside;
 pub use registry::Access;
 
-use crate::Error;
+use crate::{Error, Given};
 use archive::Archive;
 use layout::{Layout, LayoutStore};
 use measured_boot::facts::ImageFacts;
@@ -40,9 +40,11 @@ pub struct Options {
     /// How to reach registries.
     pub access: Access,
     /// Insist on a signature by this key (PEM), as cosign keeps it beside the image.
-    pub cosign_key: Option<PathBuf>,
+    pub cosign_key: Option<Given>,
     /// Where facts are kept by digest; `None`: nowhere.
     pub cache: Option<PathBuf>,
+    /// The most bytes of layers, as they come from a registry or a layout; more is refused before any of them is read.
+    pub most_bytes: Option<u64>,
 }
 
 /// Loads the facts of an image:
@@ -175,19 +177,22 @@ fn from_layout(
     }
     let name = format!("{}@{}", path.display(), root.digest);
     cache::or_compute(options, &root.digest, &name, || {
-        oci::facts(store, &root, &name, &options.choice, progress)
+        oci::facts(store, &root, &name, options, progress)
     })
 }
 
-/// Asks each mirror, then the registry itself. A mirror that does not answer, or does not have it, is passed over; one
-/// that answers with other bytes is an error.
-fn from_registry(
+/// An image in a registry, by digest; nothing of this machine is looked at. Asks each mirror, then the registry itself. A
+/// mirror that does not answer, or does not have it, is passed over; one that answers with other bytes is an error.
+///
+/// # Errors
+/// [`Error::Reference`] without a digest, and whatever the image and its registry have to say.
+pub fn from_registry(
     source: &str,
     options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImageFacts, Error> {
     let reference = Reference::parse(source)?;
-    let key = options.cosign_key.as_deref().map(cosign::key).transpose()?;
+    let key = options.cosign_key.as_ref().map(cosign::key).transpose()?;
     let root = Descriptor::named(&reference.digest);
     if key.is_none()
         && let Some(facts) = cache::find(options, &root.digest, source)
@@ -207,7 +212,7 @@ fn from_registry(
                 cosign::check(&place, &signatures, key, &root.digest)?;
             }
             cache::or_compute(options, &root.digest, source, || {
-                oci::facts(&place, &root, source, &options.choice, progress)
+                oci::facts(&place, &root, source, options, progress)
             })
         })();
         match looked {

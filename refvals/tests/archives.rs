@@ -275,7 +275,7 @@ fn what_cannot_carry_a_signature_is_not_taken_for_signed() {
     )
     .unwrap();
     let options = Options {
-        cosign_key: Some(key),
+        cosign_key: Some(key.into()),
         ..Options::default()
     };
     for source in [

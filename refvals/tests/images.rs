@@ -149,7 +149,7 @@ fn who_may_read_and_whom_we_believe() {
     let mut options = registry.options();
     let none = registry.directory.path().join("none.json");
     std::fs::write(&none, "{}").unwrap();
-    options.access.auth_file = Some(none);
+    options.access.auth_file = Some(none.into());
     let error = quiet(&name, &options).unwrap_err();
     assert!(
         matches!(error, Error::Registry { status: 403, .. }),
@@ -211,14 +211,14 @@ fn signatures_are_of_this_key_and_for_this_digest() {
         let layout = directory.path().join(number.to_string());
         image.write_layout(&layout);
         let options = Options {
-            cosign_key: Some(pem.clone()),
+            cosign_key: Some(pem.clone().into()),
             ..Options::default()
         };
         let source = format!("{}@{root}", layout.display());
         let from_layout = quiet(&source, &options);
         let registry = Registry::serve(image, as_it_is);
         let options = Options {
-            cosign_key: Some(pem.clone()),
+            cosign_key: Some(pem.clone().into()),
             ..registry.options()
         };
         for result in [from_layout, quiet(&registry.name(&root), &options)] {
@@ -231,4 +231,40 @@ fn signatures_are_of_this_key_and_for_this_digest() {
             }
         }
     }
+}
+
+#[test]
+fn an_image_that_is_too_large_or_takes_too_long_is_given_up() {
+    let image = Image::made("");
+    let registry = Registry::serve(image.clone(), as_it_is);
+    let name = registry.name(&image.root);
+    let size = image.blobs[&image.layer()].len() as u64;
+    let mut options = registry.options();
+    options.most_bytes = Some(size - 1);
+    let error = quiet(&name, &options).unwrap_err();
+    let expected = format!("its layers have {size} bytes, of at most {}", size - 1);
+    assert!(error.to_string().contains(&expected), "{error}");
+    assert_eq!(error.owner(), Owner::Data);
+    assert_eq!(registry.requests("/cdn/"), 0, "and none of them is read");
+    options.most_bytes = Some(size);
+    quiet(&name, &options).unwrap();
+
+    options.access.until = Some(std::time::Instant::now());
+    let error = quiet(&name, &options).unwrap_err();
+    assert!(
+        error.to_string().contains("it took longer than it may"),
+        "{error}"
+    );
+    assert_eq!(
+        (error.owner(), error.persistence()),
+        (Owner::Network, kbs_protocol::Persistence::Temporary)
+    );
+    options.access.until = Some(std::time::Instant::now() + std::time::Duration::from_secs(600));
+    quiet(&name, &options).unwrap();
+}
+
+#[test]
+fn a_secret_that_is_given_is_not_shown() {
+    let given = refvals::Given::bytes("Secret x", kbs_protocol::Secret::new(b"hush".to_vec()));
+    assert_eq!(format!("{given:?} {given}"), "Secret x Secret x");
 }

@@ -15,6 +15,7 @@ mod cluster;
 mod ignition;
 mod image;
 mod machine;
+mod registries;
 mod trustee;
 
 pub use cluster::{
@@ -22,11 +23,15 @@ pub use cluster::{
     TrustedExecutionCluster, TrustedExecutionClusterSpec,
 };
 pub use ignition::{Filesystem, Format, Ignition, Luks};
-pub use image::{ApprovedImage, ApprovedImageSpec, ApprovedImageStatus, ReferenceValues, TcbFloor};
+pub use image::{
+    ApprovedImage, ApprovedImageSpec, ApprovedImageStatus, Boot, Computed, ComputedBoot,
+    ReferenceValues, TcbFloor,
+};
 pub use machine::{
     AttestationKey, AttestationKeySpec, AttestationKeyStatus, Machine, MachineSpec, MachineStatus,
-    Phase,
+    Phase, Runtime,
 };
+pub use registries::{ConfigMapEntry, Registries};
 pub use trustee::{ServiceType, StorageKind, Trustee, TrusteeRelease, TrusteeStorage};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

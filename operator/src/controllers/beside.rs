@@ -1,29 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! What lies beside a machine's secrets: the id of each volume's key, as its TPM has signed it, and its Ignition
-//! config. As `provision` does it from files; here records come as annotations of an AttestationKey (the registrar's)
-//! or of a Machine, and configs from Secrets.
+//! What lies beside a machine's secrets: the id of each volume's key, as its TPM has signed it, its Ignition config, and
+//! what its running system may read. As `provision` does it from files; here records come as annotations of an
+//! AttestationKey (the registrar's) or of a Machine, and the others from Secrets ([`Contents`]).
 //!
-//! What is wrong with either is said about the machine, and keeps it from nothing else: what is stored stays.
+//! What is wrong with any of them is said about the machine, and keeps it from nothing else: what is stored stays.
+
+mod contents;
+
+pub use contents::Contents;
 
 use super::Error;
 use super::api;
 use super::inventory::Parsed;
 use super::record::{Record, VolumeKey};
 use super::secrets::Vault;
-use crate::model::{Boots, Machine, Tag};
+use crate::model::{Boots, Machine, NodeName, RUNTIME, Tag};
 use crate::provision::apply::Memory as _;
-use crate::provision::ignition::Config;
 use crate::provision::secrets::Source as _;
 use crate::provision::volume_keys::Question;
-use k8s_openapi::api::core::v1::Secret as Object;
 use kbs_protocol::Secret;
 use kbs_protocol::volume_record::SignedRecord;
-use kube::Client;
-use kube::api::Api;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use tokio::runtime::Handle;
 
 /// Puts the ids of volume keys into a machine. Returns what could not be granted, in words.
 ///
@@ -77,7 +74,8 @@ pub fn volume_keys(
             record.set_volume_key(&parsed.node, path.as_str(), after);
         }
         if let Some(key) = answer.key {
-            let id = vault.keep(key.id, key.content);
+            let content = key.content;
+            let id = vault.keep(key.id, &|| Secret::new(content.expose().to_vec()));
             machine.secrets.insert(key.place, id);
         }
     }
@@ -103,71 +101,58 @@ fn said(object: &impl kube::ResourceExt) -> Result<Vec<SignedRecord>, String> {
 pub fn ignition(
     machine: &mut Machine,
     wanted: Option<&api::Ignition>,
-    configs: &mut Configs,
+    contents: &mut Contents,
     vault: &mut Vault,
 ) -> Result<Option<String>, Error> {
     let Some(wanted) = wanted else {
         return Ok(None);
     };
-    let config = match configs.get(wanted)? {
+    let config = match contents.config(wanted)? {
         Ok(config) => config,
         Err(why) => return Ok(Some(why)),
     };
-    let id = vault.keep(config.id().clone(), config.text());
+    let id = vault.keep(config.id().clone(), &|| config.text());
     machine.secrets.insert(Tag::ignition(), id);
     Ok(None)
 }
 
-/// The configs of one round: each is read and judged once, however many machines get it.
-pub struct Configs {
-    secrets: Api<Object>,
-    runtime: Handle,
-    read: BTreeMap<String, Judged>,
-}
-
-/// A config that may be stored, or a sentence.
-type Judged = Result<Arc<Config>, String>;
-
-impl Configs {
-    /// For one namespace.
-    pub fn new(client: &Client, namespace: &str, runtime: &Handle) -> Self {
-        Self {
-            secrets: Api::namespaced(client.clone(), namespace),
-            runtime: runtime.clone(),
-            read: BTreeMap::new(),
+/// Puts into a machine what its running system may read: what the cluster's Secret has, and its own, which comes first. What
+/// neither has any more is deleted, unless one of them cannot be read: then what is stored stays. Returns what is wrong.
+///
+/// # Errors
+/// [`crate::provision::Error::ApiServer`].
+pub fn runtime(
+    machine: &mut Machine,
+    node: &NodeName,
+    wanted: [Option<&api::Runtime>; 2],
+    record: &Record,
+    contents: &mut Contents,
+    vault: &mut Vault,
+) -> Result<Vec<String>, Error> {
+    let mut remarks = Vec::new();
+    for wanted in wanted.into_iter().flatten() {
+        match contents.resources(&wanted.secret)? {
+            Ok(named) => {
+                for (name, resource) in &named.good {
+                    let id = vault.keep(resource.id().clone(), &|| resource.content());
+                    machine.runtime.insert(name.clone(), id);
+                }
+                remarks.extend(named.wrong.iter().cloned());
+            }
+            Err(why) => remarks.push(why),
         }
     }
-
-    fn get(&mut self, wanted: &api::Ignition) -> Result<Judged, Error> {
-        let key = serde_json::to_string(wanted).unwrap_or_default();
-        if let Some(read) = self.read.get(&key) {
-            return Ok(read.clone());
+    if !remarks.is_empty() {
+        let prefix = format!("{RUNTIME}/{node}/");
+        for (path, id) in record.observed().under(&prefix) {
+            let name = path.strip_prefix(&prefix).map(str::parse);
+            if let (Some(Ok(name)), Some(id)) = (name, id) {
+                machine.runtime.entry(name).or_insert(id.clone());
+            }
         }
-        let judged = self.judge(wanted)?;
-        self.read.insert(key, judged.clone());
-        Ok(judged)
     }
-
-    fn judge(&self, wanted: &api::Ignition) -> Result<Judged, Error> {
-        let found = self.runtime.block_on(self.secrets.get_opt(&wanted.secret));
-        let found = found.map_err(|error| Error::api("read an Ignition config", &error))?;
-        let entry = wanted.key.as_deref().unwrap_or(ENTRY);
-        let mut data = found.and_then(|object| object.data).unwrap_or_default();
-        let Some(text) = data.remove(entry) else {
-            let name = &wanted.secret;
-            return Ok(Err(format!(
-                "there is no Secret {name:?} with an entry {entry:?} in this namespace, where its Ignition config \
-                 should be"
-            )));
-        };
-        let luks: Vec<_> = wanted.luks.iter().flatten().map(Into::into).collect();
-        let config = Config::new(Secret::new(text.0), &luks);
-        Ok(config
-            .map(Arc::new)
-            .map_err(|why| format!("the Ignition config in Secret {:?}: {why}", wanted.secret)))
-    }
+    Ok(remarks)
 }
 
 /// On an AttestationKey or a Machine: what its node said of its volumes, as a JSON list of signed records.
 pub const RECORDS: &str = "trusted-execution-clusters.io/volume-records";
-const ENTRY: &str = "config.ign";

@@ -1,42 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! Runs a Trustee for a cluster that names an image and no KBS: makes its keys once, applies its [objects]
-//! (crate::trustee::render) under a field manager of its own, and says how it stands. What somebody changes or
-//! deletes is applied again as soon as the watch tells.
+//! Runs a Trustee for a cluster that names an image and no KBS: its [`keys`], and its [`objects`]
+//! (crate::trustee::render) under a field manager of its own; and says how it stands. What somebody changes or deletes is
+//! applied again as soon as the watch tells. When the cluster names another KBS, the objects go as soon as that one has
+//! everything; volume and keys stay.
 
+mod keys;
+mod objects;
+
+pub use objects::Objects;
+
+use super::Error;
 use super::api::{self, TrustedExecutionCluster, TrustedExecutionClusterSpec};
 use super::status::Conditions;
-use super::watch::Seen;
-use super::{Error, log};
 use crate::trustee::render::{self, Facts};
-use crate::trustee::tls::{self, Tls};
-use crate::trustee::{Storage, Wanted, keys, service_names};
-use futures::StreamExt as _;
-use k8s_openapi::ByteString;
+use crate::trustee::{Wanted, keys as made};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Secret as Object;
-use kbs_protocol::Secret;
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::core::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, watcher};
+use keys::{Keys, malformed};
 use kube::{Client, Resource as _, ResourceExt as _};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-use std::sync::mpsc::Sender;
-use std::time::SystemTime;
 use tokio::runtime::Handle;
 
 /// What keeps a Trustee running.
 pub struct Deployer {
-    client: Client,
-    secrets: Api<Object>,
-    namespace: String,
-    runtime: Handle,
+    keys: Keys,
+    objects: Objects,
     /// What was applied last, and for whom.
     applied: Option<(String, TrustedExecutionClusterSpec, api::Kbs)>,
     /// None: there is nothing to run.
     standing: Option<Standing>,
+    /// Of a cluster whose Trustee was removed: the volumes that are left.
+    retired: Option<(String, Vec<String>)>,
 }
 
 /// How a Trustee stands that is run here.
@@ -48,14 +42,13 @@ struct Standing {
 
 impl Deployer {
     /// For one namespace.
-    pub fn new(client: &Client, namespace: &str, runtime: &Handle) -> Self {
+    pub fn new(client: &Client, namespace: &str, runtime: &Handle, objects: Objects) -> Self {
         Self {
-            client: client.clone(),
-            secrets: Api::namespaced(client.clone(), namespace),
-            namespace: namespace.to_owned(),
-            runtime: runtime.clone(),
+            keys: Keys::new(client, namespace, runtime),
+            objects,
             applied: None,
             standing: None,
+            retired: None,
         }
     }
 
@@ -74,6 +67,7 @@ impl Deployer {
             self.applied = None;
             return Ok((None, self.standing.take().is_some()));
         };
+        self.retired = None;
         let uid = cluster.uid().unwrap_or_default();
         if let Some((of, spec, kbs)) = &self.applied
             && !again
@@ -106,8 +100,35 @@ impl Deployer {
         }
     }
 
+    /// Removes the Trustee that ran for this cluster before it named another KBS, which has everything by now; when
+    /// `seen` that something of it is there, or for the first time. What cannot be made again stays: its volume, with
+    /// every machine's secret as long as that Trustee was the KBS, and its keys.
+    ///
+    /// # Errors
+    /// Whatever a request can meet.
+    pub fn retire(&mut self, cluster: &TrustedExecutionCluster, seen: bool) -> Result<(), Error> {
+        let uid = cluster.uid().unwrap_or_default();
+        let is_known = self.retired.as_ref().is_some_and(|(of, _)| *of == uid);
+        if cluster.spec.kbs.is_none() || (is_known && !seen) {
+            return Ok(());
+        }
+        let volumes = self.objects.remove(&uid)?;
+        self.retired = Some((uid, volumes));
+        Ok(())
+    }
+
     /// Adds what is known to the conditions of the cluster.
     pub fn conditions(&self, conditions: &mut Conditions<'_>) {
+        if let Some((_, volumes)) = &self.retired
+            && !volumes.is_empty()
+        {
+            let volumes = volumes.join(", ");
+            let text = format!(
+                "another KBS is in use, and the Trustee that ran here was removed. Its volume stays, with the secrets of \
+                 machines that it had: PersistentVolumeClaim {volumes}; delete it by hand when nobody needs them"
+            );
+            conditions.set("Deployed", (false, "Replaced"), &text);
+        }
         let Some(standing) = &self.standing else {
             return;
         };
@@ -140,11 +161,11 @@ impl Deployer {
         cluster: &TrustedExecutionCluster,
         wanted: &Wanted,
     ) -> Result<(api::Kbs, Result<(), String>), Error> {
-        let admin = self.admin_key()?;
+        let admin = self.keys.admin_key()?;
         let admin_public =
-            keys::public(&admin).map_err(|why| malformed(render::ADMIN_SECRET, &why))?;
-        let token_certificate = self.token_signer()?;
-        let (tls_secret, tls, name) = self.tls(wanted)?;
+            made::public(&admin).map_err(|why| malformed(render::ADMIN_SECRET, &why))?;
+        let token_certificate = self.keys.token_signer()?;
+        let (tls_secret, tls, name) = self.keys.tls(wanted)?;
         let owner = cluster
             .controller_owner_ref(&())
             .ok_or_else(|| Error::Cluster("the API server gave this object no uid".to_owned()))?;
@@ -154,11 +175,12 @@ impl Deployer {
             tls_secret,
             tls,
             token_certificate,
-            database_version: self.database_version(wanted)?,
+            database_version: self.keys.database_version(wanted)?,
+            assigned_user: self.objects.server()?.assigns_users,
         };
         let mut deployment = Value::Null;
         for object in render::objects(wanted, &facts) {
-            let applied = self.apply(object)?;
+            let applied = self.objects.apply(object)?;
             if applied.get("kind").is_some_and(|kind| kind == "Deployment") {
                 deployment = applied;
             }
@@ -175,224 +197,6 @@ impl Deployer {
         let deployment = serde_json::from_value(deployment).unwrap_or_default();
         Ok((kbs, available(&deployment)))
     }
-
-    /// Our own key: made once, then kept, whoever deletes the cluster.
-    fn admin_key(&self) -> Result<Secret, Error> {
-        let entries = match self.secret(render::ADMIN_SECRET)? {
-            Some(entries) => entries,
-            None => {
-                let key = keys::admin().map_err(Error::Keys)?;
-                let entries = BTreeMap::from([(render::ADMIN_KEY, key.expose().to_vec())]);
-                self.create(render::ADMIN_SECRET, "Opaque", entries)?
-            }
-        };
-        entry(render::ADMIN_SECRET, entries, render::ADMIN_KEY).map(Secret::new)
-    }
-
-    /// The token signer's certificate; its key goes from Secret to pod.
-    fn token_signer(&self) -> Result<String, Error> {
-        let entries = match self.secret(render::TOKEN_SECRET)? {
-            Some(entries) => entries,
-            None => {
-                let pair = keys::token_signer().map_err(Error::Keys)?;
-                let entries = BTreeMap::from([
-                    (render::TOKEN_KEY, pair.key.expose().to_vec()),
-                    (render::TOKEN_CERTIFICATE, pair.certificate.into_bytes()),
-                ]);
-                self.create(render::TOKEN_SECRET, "Opaque", entries)?
-            }
-        };
-        let certificate = entry(render::TOKEN_SECRET, entries, render::TOKEN_CERTIFICATE)?;
-        String::from_utf8(certificate)
-            .map_err(|_| malformed(render::TOKEN_SECRET, "its token.crt is no PEM"))
-    }
-
-    /// TLS that somebody gave, or our own; and the name by which the operator knows the Service.
-    fn tls(&self, wanted: &Wanted) -> Result<(String, Tls, String), Error> {
-        let [short, long] = service_names(&self.namespace);
-        if let Some(secret) = &wanted.tls_secret {
-            let entries = self.secret(secret)?.ok_or_else(|| {
-                Error::Cluster(format!(
-                    "there is no Secret {secret:?} (spec.trusteeSecret) in this namespace: make it, or leave the \
-                     field out and this operator makes certificates itself"
-                ))
-            })?;
-            let tls = Tls::read(&entries).map_err(|why| malformed(secret, &why))?;
-            let name = [&short, &long].into_iter().find(|name| tls.names(name));
-            let name = name.ok_or_else(|| {
-                malformed(
-                    secret,
-                    &format!(
-                        "its certificate does not name the Service: add {short} to its dnsNames"
-                    ),
-                )
-            })?;
-            return Ok((secret.clone(), tls, name.clone()));
-        }
-        let mut hosts = vec![short.clone(), long];
-        hosts.extend(wanted.public_host.clone());
-        let soon = SystemTime::now()
-            .checked_add(keys::RENEWED_BEFORE)
-            .ok_or_else(|| Error::Keys("the clock is out of range".to_owned()))?;
-        let own = self.secret(render::TLS_SECRET)?;
-        let read = own.and_then(|entries| Tls::read(&entries).ok());
-        let fits = |tls: &Tls| hosts.iter().all(|host| tls.names(host)) && !tls.has_ended(soon);
-        let tls = match read.filter(fits) {
-            Some(tls) => tls,
-            None => self.make_tls(&hosts)?,
-        };
-        Ok((render::TLS_SECRET.to_owned(), tls, short))
-    }
-
-    /// A new server certificate by the same authority, so that nodes go on believing it.
-    fn make_tls(&self, hosts: &[String]) -> Result<Tls, Error> {
-        let name = render::AUTHORITY_SECRET;
-        let authority = match self.secret(name)? {
-            Some(entries) => entries,
-            None => {
-                let pair = keys::authority().map_err(Error::Keys)?;
-                let entries = BTreeMap::from([
-                    (tls::KEY, pair.key.expose().to_vec()),
-                    (tls::CERTIFICATE, pair.certificate.into_bytes()),
-                ]);
-                self.create(name, "kubernetes.io/tls", entries)?
-            }
-        };
-        let ca = entry(name, authority.clone(), tls::CERTIFICATE)?;
-        let key = Secret::new(entry(name, authority, tls::KEY)?);
-        let pair =
-            keys::server(&key, hosts, SystemTime::now()).map_err(|why| malformed(name, &why))?;
-        let entries: BTreeMap<String, Vec<u8>> = [
-            (tls::KEY, pair.key.expose().to_vec()),
-            (tls::CERTIFICATE, pair.certificate.into_bytes()),
-            (tls::CA, ca),
-        ]
-        .map(|(name, bytes)| (name.to_owned(), bytes))
-        .into();
-        let object = secret_object(render::TLS_SECRET, "kubernetes.io/tls", entries.clone());
-        let params = PatchParams::apply(MANAGER).force();
-        self.runtime
-            .block_on(
-                self.secrets
-                    .patch(render::TLS_SECRET, &params, &Patch::Apply(&object)),
-            )
-            .map_err(|error| Error::api("keep Trustee's certificate", &error))?;
-        log(format_args!("made a certificate for {}", hosts.join(", ")));
-        Tls::read(&entries).map_err(|why| malformed(render::TLS_SECRET, &why))
-    }
-
-    fn database_version(&self, wanted: &Wanted) -> Result<String, Error> {
-        let Storage::Database { url_secret, .. } = &wanted.storage else {
-            return Ok(String::new());
-        };
-        let found = self.runtime.block_on(self.secrets.get_opt(url_secret));
-        let found = found.map_err(|error| Error::api("look for the database's address", &error))?;
-        let has_url = |object: &Object| {
-            object
-                .data
-                .as_ref()
-                .is_some_and(|data| data.contains_key("url"))
-        };
-        let found = found.filter(has_url).ok_or_else(|| {
-            Error::Cluster(format!(
-                "there is no Secret {url_secret:?} with an entry \"url\" in this namespace"
-            ))
-        })?;
-        Ok(found.resource_version().unwrap_or_default())
-    }
-
-    fn apply(&self, mut object: Value) -> Result<Value, Error> {
-        let kind = object.get("kind").cloned().unwrap_or_default();
-        if let (true, Some(object)) = (kind == "PodDisruptionBudget", object.as_object_mut()) {
-            let version = self.runtime.block_on(budgets(&self.client));
-            object.insert("apiVersion".to_owned(), json!(version));
-        }
-        let api: Api<DynamicObject> =
-            Api::namespaced_with(self.client.clone(), &self.namespace, &resource(&object));
-        let name = object.pointer("/metadata/name").and_then(Value::as_str);
-        let name = name.unwrap_or_default();
-        let params = PatchParams::apply(MANAGER).force();
-        let applied = self
-            .runtime
-            .block_on(api.patch(name, &params, &Patch::Apply(&object)))
-            .map_err(|error| Error::api("apply the objects of Trustee", &error))?;
-        Ok(json!(applied))
-    }
-
-    fn secret(&self, name: &str) -> Result<Option<Entries>, Error> {
-        let found = self.runtime.block_on(self.secrets.get_opt(name));
-        let found = found.map_err(|error| Error::api("read Trustee's keys", &error))?;
-        Ok(found.map(entries))
-    }
-
-    /// Makes a Secret. If somebody else was first, theirs is kept.
-    fn create(
-        &self,
-        name: &str,
-        kind: &str,
-        content: BTreeMap<&str, Vec<u8>>,
-    ) -> Result<Entries, Error> {
-        let content = content
-            .into_iter()
-            .map(|(name, bytes)| (name.to_owned(), bytes));
-        let object = secret_object(name, kind, content.collect());
-        let made = self
-            .runtime
-            .block_on(self.secrets.create(&PostParams::default(), &object));
-        match made {
-            Ok(made) => Ok(entries(made)),
-            Err(kube::Error::Api(status)) if status.code == CONFLICT => {
-                self.secret(name)?.ok_or_else(|| {
-                    Error::Cluster(format!(
-                        "Secret {name:?} comes and goes: find out who deletes it"
-                    ))
-                })
-            }
-            Err(error) => Err(Error::api("keep Trustee's keys", &error)),
-        }
-    }
-}
-
-/// Tells the worker whenever one of the objects is not as it was.
-pub fn watch(client: &Client, namespace: &str, runtime: &Handle, seen: &Sender<Seen>) {
-    for (version, kind) in KINDS {
-        let (client, namespace, seen) = (client.clone(), namespace.to_owned(), seen.clone());
-        runtime.spawn(async move {
-            let version = match kind {
-                "PodDisruptionBudget" => budgets(&client).await,
-                _ => version,
-            };
-            let resource = resource(&json!({"apiVersion": version, "kind": kind}));
-            let api: Api<PartialObjectMeta<DynamicObject>> =
-                Api::namespaced_with(client, &namespace, &resource);
-            let config = watcher::Config::default().labels(render::SELECTOR);
-            let mut events = watcher(api, config).default_backoff().boxed();
-            while let Some(event) = events.next().await {
-                match event {
-                    Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => continue,
-                    Ok(_) if seen.send(Seen::Deployed).is_err() => return,
-                    Ok(_) => {}
-                    Err(error) => log(format_args!("watch of {kind}: {error}")),
-                }
-            }
-        });
-    }
-}
-
-/// An API server before 1.21 knows disruption budgets by an older name only.
-async fn budgets(client: &Client) -> &'static str {
-    match client.list_api_group_resources("policy/v1").await {
-        Err(kube::Error::Api(status)) if status.code == NOT_FOUND => "policy/v1beta1",
-        _ => "policy/v1",
-    }
-}
-
-fn resource(object: &Value) -> ApiResource {
-    let text = |name: &str| object[name].as_str().unwrap_or_default();
-    let (group, version) = text("apiVersion")
-        .split_once('/')
-        .unwrap_or(("", text("apiVersion")));
-    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, text("kind")))
 }
 
 /// Whether it runs, in the words of its Deployment.
@@ -411,57 +215,5 @@ fn available(deployment: &Deployment) -> Result<(), String> {
     }
 }
 
-fn secret_object(name: &str, kind: &str, entries: Entries) -> Object {
-    let labels = [
-        ("app.kubernetes.io/name", render::NAME),
-        (super::record::MANAGED_BY, crate::kbs_admin::NAME),
-    ];
-    Object {
-        metadata: ObjectMeta {
-            name: Some(name.to_owned()),
-            labels: Some(labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
-            ..ObjectMeta::default()
-        },
-        data: Some(
-            entries
-                .into_iter()
-                .map(|(name, bytes)| (name, ByteString(bytes)))
-                .collect(),
-        ),
-        type_: Some(kind.to_owned()),
-        ..Object::default()
-    }
-}
-
-fn entries(object: Object) -> Entries {
-    let data = object.data.unwrap_or_default();
-    data.into_iter()
-        .map(|(name, bytes)| (name, bytes.0))
-        .collect()
-}
-
-fn entry(secret: &str, mut entries: Entries, name: &str) -> Result<Vec<u8>, Error> {
-    entries
-        .remove(name)
-        .ok_or_else(|| malformed(secret, &format!("it has no {name}")))
-}
-
-fn malformed(secret: &str, why: &str) -> Error {
-    Error::Cluster(format!("Secret {secret:?} cannot be used: {why}"))
-}
-
-type Entries = BTreeMap<String, Vec<u8>>;
-
 /// Whose fields the objects' are.
 const MANAGER: &str = "sheepfold-operator-trustee";
-/// What is watched, each with the version that it is applied in.
-const KINDS: [(&str, &str); 6] = [
-    ("v1", "ConfigMap"),
-    ("v1", "Service"),
-    ("v1", "PersistentVolumeClaim"),
-    ("apps/v1", "Deployment"),
-    ("networking.k8s.io/v1", "NetworkPolicy"),
-    ("policy/v1", "PodDisruptionBudget"),
-];
-const CONFLICT: u16 = 409;
-const NOT_FOUND: u16 = 404;

@@ -84,7 +84,7 @@ pub fn hand_over(run: &mut Run, namespace: Option<String>) -> Result<Done, Error
     let objects = objects::of(&run.directory, run.record.state())?;
     done.images = objects.images.len();
     to.adopt(&name, run)?;
-    to.apply(&[objects.key])?;
+    to.apply(&objects.secrets)?;
     to.apply(&objects.images)?;
     to.apply(&objects.machines)?;
     run.record.hand_over(&place)?;

@@ -30,6 +30,8 @@ pub struct Inventory {
     keys_of: Names<String>,
     /// Machines by their spec.id.
     machines_of: Names<String>,
+    /// Machines by the Secrets that they name.
+    machines_with: Names<String>,
     /// Machines by what they have in common.
     index: Index,
 }
@@ -41,6 +43,15 @@ pub struct Image {
     pub object: api::ApprovedImage,
     /// What it approves, or why that is nothing.
     pub boots: Result<Boots, String>,
+}
+
+impl Image {
+    /// Whether some of what was computed for it needs another image.
+    fn has_steps_of_updates(&self) -> bool {
+        let status = self.object.status.as_ref();
+        let computed = status.and_then(|status| status.computed.as_ref());
+        computed.is_some_and(|computed| computed.boots.iter().any(|boot| !boot.with.is_empty()))
+    }
 }
 
 /// A machine as it was read.

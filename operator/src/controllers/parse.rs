@@ -7,7 +7,7 @@
 use super::api::{self, ApprovedImageSpec, KeyReference, MachineSpec};
 use super::inventory::{Cluster, Parsed};
 use crate::kbs_admin::Access;
-use crate::model::{AkPublic, Boots, InitDataDigest, Machine, Options, Pcr, State, Tag};
+use crate::model::{AkPublic, BootTuple, Boots, InitDataDigest, Machine, Options, Pcr, State, Tag};
 use crate::provision::load;
 use crate::provision::objects;
 use kbs_protocol::Secret;
@@ -49,24 +49,68 @@ pub(super) fn cluster(object: &api::TrustedExecutionCluster) -> Result<Cluster<'
     })
 }
 
-/// What an image approves.
-pub(super) fn image(name: &str, object: &api::ApprovedImage) -> Result<Boots, String> {
+/// What an image approves: what is written down, and what was computed from it for platforms that are wanted (`usual`
+/// are those of the cluster). `present` are the digests of all images.
+pub(super) fn image(
+    name: &str,
+    object: &api::ApprovedImage,
+    usual: Option<&Vec<String>>,
+    present: &BTreeSet<String>,
+) -> Result<Boots, String> {
     let spec = &object.spec;
-    reference(spec)?;
-    let Some(values) = &spec.reference_values else {
-        return Err(
-            "it has no referenceValues, so it approves nothing: predict them from the image and add them"
-                .to_owned(),
-        );
-    };
-    let values = serde_json::to_value(values).map_err(|error| error.to_string())?;
-    let boots: Boots = serde_json::from_value(values).map_err(|error| error.to_string())?;
-    match boots.is_empty() {
-        true => Err(format!(
-            "image {name} has no reference values, so it approves nothing"
-        )),
-        false => Ok(boots),
+    let reference = reference(spec)?;
+    if reference.is_none() && (spec.platforms.is_some() || spec.updates_from.is_some()) {
+        return Err("platforms and updatesFrom are about an image: say which".to_owned());
     }
+    let values = serde_json::to_value(spec.reference_values.clone().unwrap_or_default());
+    let values = values.map_err(|error| error.to_string())?;
+    let mut boots: Boots = serde_json::from_value(values).map_err(|error| error.to_string())?;
+    let status = object.status.as_ref();
+    let computed = status.and_then(|status| status.computed.as_ref());
+    let own = computed.filter(|computed| {
+        platforms(spec, usual).is_some() && reference.and_then(digest) == Some(&computed.image)
+    });
+    for boot in own.into_iter().flat_map(|computed| &computed.boots) {
+        if boot.with.iter().all(|other| present.contains(other)) {
+            let tuple = serde_json::to_value(&boot.boot_tuple);
+            let tuple = tuple.and_then(serde_json::from_value::<BootTuple>);
+            boots
+                .tuples
+                .insert(tuple.map_err(|error| error.to_string())?);
+        }
+    }
+    if !boots.is_empty() {
+        return Ok(boots);
+    }
+    let scanned = status.and_then(|status| {
+        let mut conditions = status.conditions.iter();
+        conditions.find(|one| one.type_ == super::status::SCANNED)
+    });
+    let scanned = scanned.filter(|_| platforms(spec, usual).is_some());
+    Err(match (scanned, &spec.reference_values) {
+        (Some(scanned), _) => scanned.message.clone(),
+        (None, None) => {
+            "it has no referenceValues and no platforms, so it approves nothing: name the platforms that it boots on, \
+             here or in spec.platforms of the cluster"
+                .to_owned()
+        }
+        (None, Some(_)) => format!("image {name} has no reference values, so it approves nothing"),
+    })
+}
+
+/// The platforms that an image is computed for, if it is: its own, or, where nothing is written down, those of the cluster.
+pub(super) fn platforms<'a>(
+    spec: &'a ApprovedImageSpec,
+    usual: Option<&'a Vec<String>>,
+) -> Option<&'a Vec<String>> {
+    let usual = usual.filter(|_| spec.reference_values.is_none());
+    let platforms = spec.platforms.as_ref().or(usual);
+    platforms.filter(|platforms| !platforms.is_empty())
+}
+
+/// The digest in a reference.
+pub(super) fn digest(reference: &str) -> Option<&str> {
+    reference.rsplit_once('@').map(|(_, digest)| digest)
 }
 
 /// The image, under whichever name it was given.
@@ -79,14 +123,14 @@ pub(super) fn reference(spec: &ApprovedImageSpec) -> Result<Option<&str>, String
         }
         (image, reference) => image.as_ref().or(reference.as_ref()),
     };
-    let digest = |image: &str| {
+    let has_digest = |image: &str| {
         image.rsplit_once("@sha256:").is_some_and(|(_, digest)| {
             let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
             digest.len() == DIGEST && digest.chars().all(hex)
         })
     };
     match image {
-        Some(image) if !digest(image) => Err(format!(
+        Some(image) if !has_digest(image) => Err(format!(
             "the image must carry a digest (@sha256:...), a tag can move to another image; got {image:?}"
         )),
         None if spec.reference_values.is_none() => {

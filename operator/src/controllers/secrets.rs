@@ -6,7 +6,7 @@
 use super::api::MachineSpec;
 use super::inventory::Parsed;
 use super::record::{Counters, Record};
-use crate::model::{AkPublic, Machine, NodeName, REPOSITORY, RUNTIME, SecretId, Tag};
+use crate::model::{AkPublic, Machine, NodeName, REPOSITORY, SecretId, Tag};
 use crate::provision::Error;
 use crate::provision::apply::Memory as _;
 use crate::provision::secrets::{Fresh, Source, fill};
@@ -37,7 +37,7 @@ impl Source for Vault {
         self.bytes.make(node, path)
     }
 
-    fn keep(&mut self, id: SecretId, content: Secret) -> SecretId {
+    fn keep(&mut self, id: SecretId, content: &dyn Fn() -> Secret) -> SecretId {
         self.bytes.keep(id, content)
     }
 
@@ -98,13 +98,12 @@ pub fn put(
             record.count(node, path, after);
         }
     }
-    keep_handed_over(machine, parsed, record);
+    keep_config(machine, parsed, record);
     Ok(())
 }
 
-/// What a hand-over brought along: an Ignition config, and what the running system may read. Neither is made here nor
-/// deleted before its machine is.
-fn keep_handed_over(machine: &mut Machine, parsed: &Parsed, record: &Record) {
+/// An Ignition config stays until its machine is deleted, also one that a hand-over brought along.
+fn keep_config(machine: &mut Machine, parsed: &Parsed, record: &Record) {
     let observed = record.observed();
     let tag = Tag::ignition();
     let path = tag.path(&parsed.node);
@@ -113,15 +112,6 @@ fn keep_handed_over(machine: &mut Machine, parsed: &Parsed, record: &Record) {
         .and_then(|path| observed.secret(path.as_str()).flatten())
     {
         machine.secrets.entry(tag).or_insert(id.clone());
-    }
-    let runtime = format!("{RUNTIME}/{}/", parsed.node);
-    for (path, id) in observed.under(&runtime) {
-        let name = path
-            .strip_prefix(&runtime)
-            .and_then(|name| name.parse().ok());
-        if let (Some(name), Some(id)) = (name, id) {
-            machine.runtime.entry(name).or_insert(id.clone());
-        }
     }
 }
 

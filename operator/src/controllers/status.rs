@@ -75,8 +75,10 @@ pub fn image(
     let old = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
     let mut conditions = Conditions::new(&old.conditions, generation);
+    let is_scanned = old.conditions.iter().any(|one| one.type_ == SCANNED);
     match values {
         Ok(_) => conditions.set("Committed", (true, "ImageCommitted"), ""),
+        Err(why) if is_scanned => conditions.set("Committed", (false, "NotComputed"), why),
         Err(why) => conditions.set("Committed", (false, "InvalidSpec"), why),
     }
     ApprovedImageStatus {
@@ -84,7 +86,16 @@ pub fn image(
         observed_generation: generation,
         image: image.map(str::to_owned),
         reference_values: i64::try_from(values.unwrap_or_default()).unwrap_or(i64::MAX),
+        computed: None,
     }
+}
+
+/// Without what [`images`](super::images) say of an image: those fields are theirs.
+pub fn without_scan(status: Option<ApprovedImageStatus>) -> Option<ApprovedImageStatus> {
+    let mut status = status?;
+    status.computed = None;
+    status.conditions.retain(|one| one.type_ != SCANNED);
+    Some(status)
 }
 
 /// The status of a key: the machine that it belongs to, or that there is none.
@@ -170,6 +181,16 @@ impl Writer {
         }
     }
 
+    /// What was found out about an image, as a part of its status that has an owner of its own.
+    pub fn scan(&self, name: &str, uid: &str, status: &Value) -> Result<(), kube::Error> {
+        let body = json!({
+            "apiVersion": ApprovedImage::api_version(&()), "kind": ApprovedImage::kind(&()),
+            "metadata": {"name": name, "uid": uid}, "status": status,
+        });
+        let patches = vec![(name.to_owned(), body)];
+        self.apply::<ApprovedImage>(patches, "sheepfold-operator-images", true)
+    }
+
     /// Applies the status of objects of one kind. One that is gone by now has none.
     pub fn statuses<K, S>(&self, statuses: Vec<(String, S)>) -> Result<(), kube::Error>
     where
@@ -183,7 +204,7 @@ impl Writer {
             });
             (name, body)
         });
-        self.apply::<K>(patches.collect(), true)
+        self.apply::<K>(patches.collect(), "sheepfold-operator-status", true)
     }
 
     /// Gives these objects our finalizer, or takes it from them. The uid says which object is meant: one that
@@ -201,7 +222,7 @@ impl Writer {
             });
             (name.clone(), body)
         });
-        self.apply::<K>(patches.collect(), false)
+        self.apply::<K>(patches.collect(), crate::kbs_admin::NAME, false)
     }
 
     /// Says aloud what happened to an object.
@@ -236,14 +257,10 @@ impl Writer {
     fn apply<K: Kind>(
         &self,
         patches: Vec<(String, Value)>,
+        manager: &str,
         status: bool,
     ) -> Result<(), kube::Error> {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
-        let manager = if status {
-            "sheepfold-operator-status"
-        } else {
-            crate::kbs_admin::NAME
-        };
         let params = PatchParams::apply(manager).force();
         let send = patches.into_iter().map(|(name, body)| {
             let (api, params) = (api.clone(), params.clone());
@@ -289,6 +306,8 @@ fn is_gone(error: &kube::Error) -> bool {
         if status.code == 404 || (status.code == 409 && status.message.contains("uid")))
 }
 
+/// The condition of an image that says whether it was looked through.
+pub const SCANNED: &str = "Scanned";
 /// On every Machine: its secrets are deleted before it is.
 pub const FINALIZER: &str = "trusted-execution-clusters.io/revoke";
 /// Requests under way at one time.

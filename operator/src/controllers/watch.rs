@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The watches on our four kinds of objects, as one stream of what was seen.
+//! The watches on our four kinds of objects, and on what they may name, as one stream of what was seen.
 
 use super::api::{ApprovedImage, AttestationKey, Machine, TrustedExecutionCluster};
 use super::metrics::Metrics;
+use super::record::MANAGED_BY;
 use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -27,6 +30,8 @@ pub enum Seen {
     Key(Change<AttestationKey>),
     /// Something that a Trustee of ours is made of.
     Deployed,
+    /// A Secret or a ConfigMap of this name that is not ours appeared, changed or went.
+    Content(String),
     /// The lease is ours.
     Leading,
     /// The lease is no longer ours.
@@ -59,6 +64,54 @@ pub fn start(
     watch(place, seen, metrics, Seen::Image);
     watch(place, seen, metrics, Seen::Machine);
     watch(place, seen, metrics, Seen::Key);
+    watch_content::<Secret>(place, seen, metrics);
+    watch_content::<ConfigMap>(place, seen, metrics);
+}
+
+/// What our objects may name. Only that it changed is told: whoever needs it reads it. What the operator itself keeps here
+/// (copies of secrets, the record) is left out by the API server.
+fn watch_content<K>(
+    (client, namespace, runtime): (&Client, &str, &Handle),
+    seen: &Sender<Seen>,
+    metrics: &Metrics,
+) where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + 'static,
+{
+    let api: Api<PartialObjectMeta<K>> = Api::namespaced(client.clone(), namespace);
+    let (seen, metrics) = (seen.clone(), metrics.clone());
+    runtime.spawn(async move {
+        let config = watcher::Config::default()
+            .page_size(PAGE)
+            .labels(&format!("{MANAGED_BY}!={}", crate::kbs_admin::NAME));
+        let mut events = watcher(api, config).default_backoff().boxed();
+        while let Some(event) = events.next().await {
+            let name = match event {
+                Ok(Event::Init | Event::InitDone) => continue,
+                Ok(Event::InitApply(object) | Event::Apply(object) | Event::Delete(object)) => {
+                    object.name_any()
+                }
+                Err(error) => {
+                    failed(K::kind(&()).as_ref(), &error, &metrics);
+                    continue;
+                }
+            };
+            if seen.send(Seen::Content(name)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn failed(kind: &str, error: &watcher::Error, metrics: &Metrics) {
+    super::log(format_args!("watch of {kind}: {error}"));
+    metrics.note(|figures| {
+        figures.watch_failures = figures.watch_failures.saturating_add(1);
+    });
 }
 
 fn watch<K>(
@@ -94,10 +147,7 @@ fn watch<K>(
                 Ok(Event::Apply(object)) => Change::Is(slim(object)),
                 Ok(Event::Delete(object)) => Change::Gone(object.name_any()),
                 Err(error) => {
-                    super::log(format_args!("watch of {}: {error}", K::kind(&())));
-                    metrics.note(|figures| {
-                        figures.watch_failures = figures.watch_failures.saturating_add(1);
-                    });
+                    failed(K::kind(&()).as_ref(), &error, &metrics);
                     continue;
                 }
             };

@@ -11,7 +11,8 @@ mod report;
 mod round;
 mod seen;
 
-use super::deploy::Deployer;
+use super::deploy::{Deployer, Objects};
+use super::images::{Again, Scanner};
 use super::inventory::{Dirty, Inventory};
 use super::keeper::Keeper;
 use super::metrics::Metrics;
@@ -40,6 +41,9 @@ pub struct Worker {
     held: Arc<AtomicBool>,
     writer: Writer,
     deployer: Deployer,
+    scanner: Scanner,
+    /// What the scanner has not been told yet.
+    again: Option<Again>,
     keeper: Keeper,
     record: Option<(String, Record)>,
     inventory: Inventory,
@@ -72,9 +76,8 @@ impl Worker {
     pub fn new(
         settings: &Settings,
         metrics: Metrics,
-        client: &Client,
-        namespace: &str,
-        runtime: &Handle,
+        (client, namespace, runtime): (&Client, &str, &Handle),
+        objects: Objects,
         held: Arc<AtomicBool>,
     ) -> Self {
         let now = Instant::now();
@@ -82,7 +85,9 @@ impl Worker {
             settings: settings.clone(),
             metrics,
             writer: Writer::new(client, namespace, &settings.identity, runtime),
-            deployer: Deployer::new(client, namespace, runtime),
+            deployer: Deployer::new(client, namespace, runtime, objects),
+            scanner: Scanner::start(settings, client, namespace, runtime, Arc::clone(&held)),
+            again: None,
             keeper: Keeper::new(client, namespace, runtime, settings.kbs_address),
             client: client.clone(),
             namespace: namespace.to_owned(),
@@ -122,6 +127,11 @@ impl Worker {
                     other => self.take_in(other),
                 }
                 next = seen.try_recv().ok();
+            }
+            if self.may_work()
+                && let Some(again) = self.again.take()
+            {
+                self.scanner.order(&self.inventory, again);
             }
             if self.may_work() && Instant::now() >= self.next_try {
                 self.attempt();
@@ -192,6 +202,7 @@ impl Worker {
             self.next_refresh = later(after, self.settings.refresh);
         }
         if due.resync {
+            self.look_through(Again::Settled);
             self.next_resync = later(after, self.settings.resync);
         }
     }

@@ -4,14 +4,15 @@
 //! each image alone and for every step of an update between two of them. Facts are kept by digest, so that the second
 //! run pulls nothing.
 
-use super::objects::{ApprovedImage, Registries};
+pub(crate) mod rollout;
+
+use super::objects::{ApprovedImage, Boot, Registries};
 use super::{Error, Place};
 use crate::model::{BootTuple, Boots};
-use measured_boot::bank::Bank;
-use measured_boot::combine::{Approved, Reachable, Rollout, combine};
+use measured_boot::combine::Reachable;
 use measured_boot::image::Choice;
-use measured_boot::path::BootPath;
-use refvals::{label, platform, source};
+use refvals::{platform, source};
+use rollout::{Failure, Member, Remark, Why};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -51,78 +52,43 @@ pub(super) fn approve(
         }
         boots.extend(image.reference_values.clone());
     }
-    for group in groups(images) {
-        let reachable = reachable(&group, images, registries, cluster, &mut remarks)?;
-        for (tuple, boot) in &reachable.boots {
+    let computed = images
+        .iter()
+        .filter(|(_, (image, _))| !image.platforms.is_empty());
+    let computed = computed.map(|(name, (image, _))| (name.as_str(), &image.updates_from));
+    for group in rollout::groups(computed) {
+        let (reachable, said) = reachable(&group, images, registries, cluster)?;
+        for tuple in reachable.boots.keys() {
             boots.tuples.insert(read(tuple)?);
-            remarks.extend(boot.unobserved.iter().map(|what| {
-                format!(
-                    "{}: nobody has seen yet: {what}",
-                    boot.combination.deployment
-                )
-            }));
         }
-        for (combination, why) in &reachable.dead_ends {
-            remarks.push(format!(
-                "{} behind the boot loader of {} on {} does not start: {why}",
-                combination.deployment, combination.boot_loader, combination.platform
-            ));
-        }
+        remarks.extend(said.into_iter().map(|remark| remark.text));
     }
     remarks.sort();
     remarks.dedup();
     Ok((boots, remarks))
 }
 
-/// Images that updates connect belong together, all others stand alone.
-fn groups(images: &Images) -> Vec<BTreeSet<&str>> {
-    let mut groups: Vec<BTreeSet<&str>> = Vec::new();
-    for (name, (image, _)) in images
-        .iter()
-        .filter(|(_, (image, _))| !image.platforms.is_empty())
-    {
-        let mut group: BTreeSet<&str> = image.updates_from.iter().map(String::as_str).collect();
-        group.insert(name);
-        let (connected, others) = groups
-            .into_iter()
-            .partition::<Vec<_>, _>(|known| !known.is_disjoint(&group));
-        group.extend(connected.into_iter().flatten());
-        groups = others;
-        groups.push(group);
-    }
-    groups
-}
-
-/// The boots of one group; what the labels of its images say otherwise is remarked.
+/// The boots of one group, from where its files name images and platforms.
 fn reachable(
     group: &BTreeSet<&str>,
     images: &Images,
     registries: &Registries,
     cluster: &Path,
-    remarks: &mut Vec<String>,
-) -> Result<Reachable, Error> {
-    let (mut approved, mut names, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut partial_esp, mut last) = (false, None);
-    let members = group.iter().filter_map(|name| images.get_key_value(*name));
-    for (name, (image, place)) in members {
-        let computed = |error: refvals::Error| failed(name, place, error);
+) -> Result<(Reachable, Vec<Remark>), Error> {
+    let (mut members, mut rows, mut last) = (Vec::new(), Vec::new(), None);
+    let found = group.iter().filter_map(|name| images.get_key_value(*name));
+    for (name, (image, place)) in found {
         let base = base(&place.file);
         let reference = source::beside(image.image.as_deref().unwrap_or_default(), base);
         let options = options(image, registries, cluster);
-        let mut facts = source::load(&reference, &options, &mut |_, _| {}).map_err(computed)?;
-        name.clone_into(&mut facts.name);
-        let route = facts.route.ok_or_else(|| refvals::Error::NoRoute {
-            image: name.clone(),
+        let facts = source::load(&reference, &options, &mut |_, _| {})
+            .map_err(|error| failed(name, place, error))?;
+        members.push(Member {
+            name: name.clone(),
+            facts,
+            boot: image.boot.clone(),
+            updates_from: image.updates_from.clone(),
         });
-        let path = BootPath {
-            kernel_measurements: image.boot.kernel_measurements,
-            failed_boot_options: image.boot.failed_boot_options,
-            phases: image.boot.phases.clone(),
-            ..BootPath::new(route.map_err(computed)?)
-        };
-        approved.push(Approved { facts, path });
-        names.push(name.as_str());
-        partial_esp |= image.boot.partial_esp;
         for row in &image.platforms {
             let sources = row
                 .split(',')
@@ -137,63 +103,53 @@ fn reachable(
         }
         last = Some((name, place));
     }
-    let Some((name, place)) = last else {
-        return Ok(Reachable {
-            bank: Bank::Sha256,
-            boots: BTreeMap::new(),
-            dead_ends: Vec::new(),
-        });
-    };
-    let place_of = |wanted: &str| names.iter().position(|name| *name == wanted);
-    let mut updates = Vec::new();
-    for (to, name) in names.iter().enumerate() {
-        let from = images.get(*name).map(|(image, _)| &image.updates_from);
-        let from = from.into_iter().flatten().filter_map(|from| place_of(from));
-        updates.extend(from.map(|from| (from, to)));
-    }
-    let (platforms, platform_updates) =
-        platform::load_rows(&rows).map_err(|error| failed(name, place, error))?;
-    for Approved { facts, path } in &approved {
-        let says = label::check(facts, path, &platforms, Bank::Sha256);
-        let says = says.map_err(|error| failed(name, place, error))?;
-        remarks.extend(says.iter().map(|says| format!("{}: {says}", facts.name)));
-    }
-    let reachable = combine(&Rollout {
-        images: approved,
-        updates,
-        platforms,
-        platform_updates,
-        bank: Bank::Sha256,
-        phases: Vec::new(),
-        partial_esp,
-    });
-    let reachable = reachable.map_err(|error| failed(name, place, error.into()))?;
-    match reachable.dead_ends.first() {
-        Some((_, why)) if reachable.boots.is_empty() => Err(wrong(
-            place,
-            format!("image {name} starts on no platform: {why}"),
-        )),
-        _ => Ok(reachable),
-    }
+    let platforms = platform::load_rows(&rows);
+    let platforms = platforms.map_err(|error| match last {
+        Some((name, place)) => failed(name, place, error),
+        None => Error::Directory {
+            dir: cluster.to_owned(),
+            why: error.to_string(),
+        },
+    })?;
+    rollout::reachable(members, platforms).map_err(|failure| {
+        let Failure { image: name, why } = failure;
+        match (images.get(&name), why) {
+            (Some((_, place)), Why::Error(error)) => failed(&name, place, error),
+            (Some((_, place)), Why::NoStart(why)) => {
+                wrong(place, format!("image {name} starts on no platform: {why}"))
+            }
+            (None, _) => Error::Directory {
+                dir: cluster.to_owned(),
+                why: format!("there is no image {name}"),
+            },
+        }
+    })
 }
 
 fn options(image: &ApprovedImage, registries: &Registries, cluster: &Path) -> source::Options {
     let base = base(cluster);
-    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| base.join(path));
+    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| base.join(path).into());
     source::Options {
-        choice: Choice {
-            select: image.boot.select.clone(),
-            route: image.boot.path,
-            architecture: image.boot.architecture,
-        },
+        choice: choice(&image.boot),
         access: source::Access {
             auth_file: file(&registries.auth_file),
             ca_file: file(&registries.ca_file),
             mirrors: registries.mirrors.clone(),
             plain_http: registries.plain_http.clone(),
+            until: None,
         },
         cosign_key: file(&registries.cosign_key_file),
         cache: source::usual_cache(),
+        most_bytes: None,
+    }
+}
+
+/// What a person has decided about the parts of an image.
+pub(crate) fn choice(boot: &Boot) -> Choice {
+    Choice {
+        select: boot.select.clone(),
+        route: boot.path,
+        architecture: boot.architecture,
     }
 }
 
@@ -202,7 +158,7 @@ fn base(file: &Path) -> &Path {
 }
 
 /// The operator's own form of the same tuple.
-fn read(tuple: &measured_boot::combine::Tuple) -> Result<BootTuple, Error> {
+pub(crate) fn read(tuple: &measured_boot::combine::Tuple) -> Result<BootTuple, Error> {
     serde_json::from_value(json!(tuple)).map_err(|error| {
         crate::model::Error::malformed("a computed boot tuple", &error.to_string(), "PCR values")
             .into()

@@ -40,8 +40,9 @@ pub trait Source {
     /// When there are no random numbers.
     fn make(&mut self, node: Option<&NodeId>, path: &ResourcePath) -> Result<SecretId, Error>;
 
-    /// Something that is not made here, but has to be stored all the same. Its id stands for its content.
-    fn keep(&mut self, id: SecretId, _content: Secret) -> SecretId {
+    /// Something that is not made here, but has to be stored all the same. Its id stands for its content, which is
+    /// asked for once, however many get it.
+    fn keep(&mut self, id: SecretId, _content: &dyn Fn() -> Secret) -> SecretId {
         id
     }
 
@@ -77,8 +78,8 @@ impl Source for Fresh {
         Ok(id)
     }
 
-    fn keep(&mut self, id: SecretId, content: Secret) -> SecretId {
-        self.0.entry(id.clone()).or_insert(content);
+    fn keep(&mut self, id: SecretId, content: &dyn Fn() -> Secret) -> SecretId {
+        self.0.entry(id.clone()).or_insert_with(content);
         id
     }
 }
@@ -154,11 +155,11 @@ pub fn desired(
             }
         }
         if let Some(config) = &entry.ignition {
-            let id = source.keep(config.id().clone(), config.text());
+            let id = source.keep(config.id().clone(), &|| config.text());
             machine.secrets.insert(Tag::ignition(), id);
         }
         for (name, resource) in &entry.runtime {
-            let id = source.keep(resource.id().clone(), resource.content());
+            let id = source.keep(resource.id().clone(), &|| resource.content());
             machine.runtime.insert(name.clone(), id);
         }
     }

@@ -62,7 +62,8 @@ pub(super) fn fill(
                 why,
             }));
             if let Some(key) = answer.key {
-                let id = source.keep(key.id, key.content);
+                let content = key.content;
+                let id = source.keep(key.id, &|| Secret::new(content.expose().to_vec()));
                 machine.secrets.insert(key.place, id);
             }
         }

@@ -29,6 +29,8 @@ pub struct Facts {
     /// Which version of a Secret with a database's address is there. Its contents are nobody's business here: the
     /// digest of a password would be a riddle that can be solved.
     pub database_version: String,
+    /// The platform gives pods a user and a group (OpenShift), and refuses others.
+    pub assigned_user: bool,
 }
 
 /// All objects, in the order in which they are applied: what a pod mounts before the pod.
@@ -231,14 +233,18 @@ fn pod(wanted: &Wanted, facts: &Facts) -> Value {
             "valueFrom": {"secretKeyRef": {"name": url_secret, "key": "url"}},
         })),
     }
+    let mut security = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    if let (false, Some(members)) = (facts.assigned_user, security.as_object_mut()) {
+        // The image of a Trustee may say nothing, and would then be root.
+        for member in ["runAsUser", "runAsGroup", "fsGroup"] {
+            members.insert(member.to_owned(), json!(USER));
+        }
+    }
     json!({
         "automountServiceAccountToken": false,
         // Variables about every Service of the namespace: some would read as settings of the KBS.
         "enableServiceLinks": false,
-        "securityContext": {
-            "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER, "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": security,
         "topologySpreadConstraints": [{
             "maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "ScheduleAnyway",
             "labelSelector": {"matchLabels": labels()},

@@ -51,6 +51,7 @@ fn facts() -> Facts {
         tls: Tls::read(&tls).unwrap(),
         token_certificate: "the signer's certificate".to_owned(),
         database_version: "7".to_owned(),
+        assigned_user: false,
     }
 }
 
@@ -212,7 +213,17 @@ fn pods_are_restricted() {
     let all = objects(&wanted(json!({})), &facts());
     let pod = pod(&all);
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
-    assert_ne!(pod["securityContext"]["runAsUser"], 0);
+    for id in ["runAsUser", "runAsGroup", "fsGroup"] {
+        assert_eq!(pod["securityContext"][id], 65532);
+    }
+    let mut assigned = facts();
+    assigned.assigned_user = true;
+    let assigned = objects(&wanted(json!({})), &assigned);
+    assert_eq!(
+        self::pod(&assigned)["securityContext"],
+        json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}}),
+        "OpenShift chooses"
+    );
     assert_eq!(
         pod["securityContext"]["seccompProfile"]["type"],
         "RuntimeDefault"

@@ -322,7 +322,7 @@ pub fn client(lab: &Path) -> reqwest::blocking::Client {
 
 /// An attestation key without a TPM around it.
 #[derive(Clone)]
-pub struct Tpm(rsa::RsaPrivateKey);
+pub struct Tpm(rsa::RsaPrivateKey, BTreeMap<usize, [u8; 32]>);
 
 static AKS: LazyLock<[rsa::RsaPrivateKey; 3]> = LazyLock::new(|| {
     [(); 3].map(|()| rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap())
@@ -331,12 +331,22 @@ static AKS: LazyLock<[rsa::RsaPrivateKey; 3]> = LazyLock::new(|| {
 impl Tpm {
     /// One of three, the same for all tests of a file.
     pub fn number(index: usize) -> Self {
-        Self(AKS[index].clone())
+        Self::of(AKS[index].clone())
     }
 
     /// With this key.
     pub fn of(key: rsa::RsaPrivateKey) -> Self {
-        Self(key)
+        Self(key, BTreeMap::new())
+    }
+
+    /// In a machine that has booted what shows these PCRs.
+    pub fn showing(mut self, boot_tuple: &Value) -> Self {
+        for (name, value) in boot_tuple.as_object().unwrap() {
+            let number = name.trim_start_matches("pcr").parse().unwrap();
+            let value = unhex(value.as_str().unwrap()).try_into().unwrap();
+            self.1.insert(number, value);
+        }
+        self
     }
 
     fn spki(&self) -> Vec<u8> {
@@ -360,7 +370,7 @@ impl Tpm {
     }
 
     /// All zero but those of the boot, as before switch-root.
-    fn pcrs() -> Vec<[u8; 32]> {
+    fn pcrs(&self) -> Vec<[u8; 32]> {
         let value = |number: u8| {
             if [4, 7, 14].contains(&number) {
                 number
@@ -368,11 +378,14 @@ impl Tpm {
                 0
             }
         };
-        (0..24).map(|number| [value(number); 32]).collect()
+        let usual = (0..24).map(|number| [value(number); 32]).enumerate();
+        usual
+            .map(|(number, usual)| self.1.get(&number).copied().unwrap_or(usual))
+            .collect()
     }
 
     pub fn boot_tuple(&self) -> Value {
-        let pcrs = Self::pcrs();
+        let pcrs = self.pcrs();
         json!({ "pcr04": hex(&pcrs[4]), "pcr07": hex(&pcrs[7]), "pcr14": hex(&pcrs[14]) })
     }
 
@@ -394,7 +407,7 @@ impl Tpm {
 
     /// The same, at a time of its clock and after so many resets.
     pub fn evidence_at(&self, extra_data: &[u8], clock: u64, resets: u32) -> Value {
-        let pcrs = Self::pcrs();
+        let pcrs = self.pcrs();
         let message = [
             unhex("ff54434780180000"),
             u16::try_from(extra_data.len())

@@ -123,13 +123,15 @@ impl How {
         source::Options {
             choice: self.choice.get(),
             access: source::Access {
-                auth_file: self.authfile.clone(),
-                ca_file: self.ca.clone(),
+                auth_file: self.authfile.clone().map(Into::into),
+                ca_file: self.ca.clone().map(Into::into),
                 mirrors: self.mirror.clone(),
                 plain_http: self.plain_http.clone(),
+                until: None,
             },
-            cosign_key: self.cosign_key.clone(),
+            cosign_key: self.cosign_key.clone().map(Into::into),
             cache: source::usual_cache().filter(|_| !self.no_cache),
+            most_bytes: None,
         }
     }
 }

@@ -5,20 +5,19 @@
 //! specs/SIGNATURE_SPEC.md). Keys only: certificates and transparency logs are not looked at.
 
 use super::oci::{Descriptor, Manifest, Store, bytes};
-use crate::Error;
+use crate::{Error, Given};
 use kbs_protocol::encoding::b64;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::DecodePublicKey as _;
 use serde::Deserialize;
-use std::path::Path;
 
 /// Reads a public key, PEM, as `cosign generate-key-pair` writes it.
-pub(super) fn key(path: &Path) -> Result<VerifyingKey, Error> {
-    let pem = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    VerifyingKey::from_public_key_pem(&pem).map_err(|error| {
+pub(super) fn key(given: &Given) -> Result<VerifyingKey, Error> {
+    let pem = given.read()?;
+    VerifyingKey::from_public_key_pem(&String::from_utf8_lossy(&pem)).map_err(|error| {
         Error::document(
-            path.display().to_string(),
+            given.to_string(),
             format!("not a public key on P-256: {error}"),
         )
     })

@@ -3,6 +3,7 @@
 //! From a digest to the layers of an image (OCI image specification 1.1; Docker's image manifest version 2, schema 2
 //! has the same shape). Every byte is held against the digest that named it while it passes.
 
+use super::Options;
 use super::verified::Verified;
 use crate::Error;
 use measured_boot::facts::ImageFacts;
@@ -86,9 +87,10 @@ pub(super) fn facts(
     store: &dyn Store,
     root: &Descriptor,
     name: &str,
-    choice: &Choice,
+    options: &Options,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<ImageFacts, Error> {
+    let choice = &options.choice;
     let mut manifest: Manifest = document(store, root, true, MAX_MANIFEST)?;
     if manifest.config.is_none() {
         let chosen = of_architecture(&manifest, name, choice.architecture)?;
@@ -98,6 +100,9 @@ pub(super) fn facts(
         let why = "it has no config: an index that names an index";
         return Err(Error::document(format!("the manifest of {name}"), why));
     };
+    if let Some(most) = options.most_bytes {
+        bounded(&manifest, name, most)?;
+    }
     let config: Config = document(store, config, false, MAX_CONFIG)?;
     let layers = Layers {
         sizes: manifest.layers.iter().map(|layer| layer.size).collect(),
@@ -107,6 +112,23 @@ pub(super) fn facts(
         },
     };
     scan(&config, layers, name, choice, progress)
+}
+
+/// What a manifest says of the sizes of its layers is held against each of them while it passes.
+fn bounded(manifest: &Manifest, name: &str, most: u64) -> Result<(), Error> {
+    let sizes = manifest.layers.iter().map(|layer| layer.size);
+    let all = sizes.fold(Some(0_u64), |all, size| all?.checked_add(size?));
+    match all {
+        Some(all) if all <= most => Ok(()),
+        Some(all) => Err(Error::document(
+            name,
+            format!("its layers have {all} bytes, of at most {most}"),
+        )),
+        None => Err(Error::document(
+            name,
+            "it does not say how large its layers are",
+        )),
+    }
 }
 
 /// The layers of an image, wherever they are, the lowest first.

@@ -6,7 +6,7 @@
 mod login;
 
 use super::oci::{Descriptor, Store};
-use crate::Error;
+use crate::{Error, Given};
 use login::{Challenge, Login};
 use reqwest::StatusCode;
 use reqwest::blocking::{Client, Response};
@@ -16,21 +16,23 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use std::cell::RefCell;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How to reach registries.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
     /// Credentials, in the form of `containers-auth.json(5)`; default: where podman and docker keep theirs.
-    pub auth_file: Option<PathBuf>,
+    pub auth_file: Option<Given>,
     /// Certificate authorities, PEM; default: the system's.
-    pub ca_file: Option<PathBuf>,
+    pub ca_file: Option<Given>,
     /// `HOST=MIRROR[/PREFIX]`: asked first, in this order.
     pub mirrors: Vec<String>,
     /// Hosts that may be spoken to without TLS, for a laboratory.
     pub plain_http: Vec<String>,
+    /// Give up at this time, and after a minute without an answer; default: wait as long as bytes may come.
+    pub until: Option<Instant>,
 }
 
 /// A reference with digest: `host[:port]/repository[:tag]@sha256:…`.
@@ -51,6 +53,7 @@ pub(super) struct Registry {
     login: Option<Login>,
     /// The header that was accepted last.
     authorization: RefCell<Option<String>>,
+    until: Option<Instant>,
 }
 
 impl Reference {
@@ -128,8 +131,9 @@ impl Registry {
             base: format!("{scheme}://{host}"),
             host: host.to_owned(),
             repository: repository.to_owned(),
-            login: Login::find(access.auth_file.as_deref(), host, repository)?,
+            login: Login::find(access.auth_file.as_ref(), host, repository)?,
             authorization: RefCell::default(),
+            until: access.until,
         })
     }
 
@@ -138,7 +142,8 @@ impl Registry {
         match self.get(&format!("manifests/{tag}")) {
             Ok(response) => {
                 let mut bytes = Vec::new();
-                let read = response
+                let read = self
+                    .timed(response)
                     .take(super::oci::MAX_MANIFEST)
                     .read_to_end(&mut bytes);
                 read.map_err(|error| self.unreachable(error.to_string()))?;
@@ -222,6 +227,13 @@ impl Registry {
         Ok(Some(format!("Bearer {}", token.as_str())))
     }
 
+    fn timed(&self, response: Response) -> Timed {
+        Timed {
+            response,
+            until: self.until,
+        }
+    }
+
     fn unreachable(&self, why: String) -> Error {
         Error::Unreachable {
             host: self.host.clone(),
@@ -237,15 +249,32 @@ impl Store for Registry {
         is_manifest: bool,
     ) -> Result<Box<dyn Read + '_>, Error> {
         let kind = if is_manifest { "manifests" } else { "blobs" };
-        Ok(Box::new(
-            self.get(&format!("{kind}/{}", descriptor.digest))?,
-        ))
+        let response = self.get(&format!("{kind}/{}", descriptor.digest))?;
+        Ok(Box::new(self.timed(response)))
+    }
+}
+
+/// A body that has to end in time: a registry that sends a byte now and then keeps nobody.
+struct Timed {
+    response: Response,
+    until: Option<Instant>,
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.until {
+            Some(until) if Instant::now() >= until => Err(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                "it took longer than it may",
+            )),
+            _ => self.response.read(buffer),
+        }
     }
 }
 
 fn client(access: &Access) -> Result<Client, Error> {
     let pem = match &access.ca_file {
-        Some(file) => std::fs::read(file).map_err(Error::io("read", file))?,
+        Some(given) => given.read()?.to_vec(),
         None => SYSTEM_CA
             .iter()
             .find_map(|file| std::fs::read(Path::new(file)).ok())
@@ -277,8 +306,8 @@ fn client(access: &Access) -> Result<Client, Error> {
             }
         }))
         .connect_timeout(CONNECT)
-        // A layer may take its time.
-        .timeout(None)
+        // For each step; a layer may take its time.
+        .timeout(access.until.map(|_| SILENCE))
         .user_agent(concat!("refvals/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|error| wrong(&error))
@@ -302,6 +331,8 @@ const SYSTEM_CA: [&str; 3] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 const CONNECT: Duration = Duration::from_secs(20);
+/// Without a byte.
+const SILENCE: Duration = Duration::from_secs(60);
 const MAX_TOKEN: u64 = 256 * 1024;
 const MAX_REDIRECTS: usize = 5;
 

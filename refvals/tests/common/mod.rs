@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
@@ -181,6 +182,7 @@ pub(crate) struct Registry {
     pub(crate) directory: TempDir,
     pub(crate) port: u16,
     seen: Arc<Mutex<Vec<String>>>,
+    is_down: Arc<AtomicBool>,
 }
 
 impl Registry {
@@ -205,9 +207,13 @@ impl Registry {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let log = Arc::clone(&seen);
+        let is_down = Arc::new(AtomicBool::new(false));
+        let (log, down) = (Arc::clone(&seen), Arc::clone(&is_down));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                if down.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let (image, tls, log) = (image.clone(), Arc::clone(&tls), Arc::clone(&log));
                 std::thread::spawn(move || {
                     let connection = rustls::ServerConnection::new(tls).unwrap();
@@ -222,11 +228,17 @@ impl Registry {
             directory,
             port,
             seen,
+            is_down,
         }
     }
 
+    /// While it is down, connections end before they begin.
+    pub(crate) fn set_down(&self, is_down: bool) {
+        self.is_down.store(is_down, Ordering::SeqCst);
+    }
+
     pub(crate) fn options(&self) -> Options {
-        let file = |name: &str| Some(self.directory.path().join(name));
+        let file = |name: &str| Some(self.directory.path().join(name).into());
         Options {
             access: Access {
                 auth_file: file("auth.json"),

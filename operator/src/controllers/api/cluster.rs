@@ -9,6 +9,8 @@
 )]
 
 use super::ignition::Ignition;
+use super::machine::Runtime;
+use super::registries::Registries;
 use super::trustee::Trustee;
 use crate::model::{Evidence, Identity};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -82,6 +84,16 @@ pub struct TrustedExecutionClusterSpec {
     /// The Ignition config of every machine that has none of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignition: Option<Ignition>,
+    /// What the running system of every machine may read; a machine's own entries of the same names come first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+    /// The platforms of images that are approved by reference and name none of their own, as `spec.platforms` of an
+    /// ApprovedImage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<Vec<String>>,
+    /// How to reach the registries of such images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registries: Option<Registries>,
     /// Whether this namespace keeps copies of the machines' secrets, so that a KBS that lost its storage can be
     /// filled again. `Never` (the default): only the KBS has them, and its storage needs a backup.
     /// `Namespace`: whoever reads Secrets here reads every disk.

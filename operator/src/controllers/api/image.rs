@@ -8,7 +8,7 @@
     reason = "what KubeSchema derives repeats each struct inside a function; columns have types in common"
 )]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,11 @@ use std::collections::BTreeMap;
         json_path = ".status.conditions[?(@.type==\"Committed\")].status"
     ),
     printcolumn(
+        name = "Scanned",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Scanned\")].reason"
+    ),
+    printcolumn(
         name = "Reason",
         type_ = "string",
         json_path = ".status.conditions[?(@.type==\"Committed\")].message",
@@ -63,7 +68,10 @@ use std::collections::BTreeMap;
         .message("image cannot change: approve the other one with an object of its own"),
     validation = Rule::new("has(self.reference) == has(oldSelf.reference) && \
         (!has(self.reference) || self.reference == oldSelf.reference)")
-        .message("reference cannot change: approve the other one with an object of its own")
+        .message("reference cannot change: approve the other one with an object of its own"),
+    validation = Rule::new("has(self.image) || has(self.reference) || \
+        (!has(self.platforms) && !has(self.updatesFrom))")
+        .message("platforms and updatesFrom are about an image: say which")
 )]
 pub struct ApprovedImageSpec {
     /// The image, with its digest.
@@ -72,9 +80,52 @@ pub struct ApprovedImageSpec {
     /// Another name for `image`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// What its boots show.
+    /// What its boots show, written down by hand; approved beside what is computed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reference_values: Option<ReferenceValues>,
+    /// Compute what the image boots on each of these: `profile:NAME`, or `configmap:NAME[/ENTRY]` with what `refvals
+    /// platform` writes (entry: `platform.json`); several of them, separated by commas, for a platform that changes in this
+    /// order. Default: `spec.platforms` of the cluster, unless there are `referenceValues`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platforms: Option<Vec<String>>,
+    /// Names of the images that machines are updated from, and roll back to: every step on the way is approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub updates_from: Option<Vec<String>>,
+    /// What the image does not say about its boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
+    /// A Secret with credentials for its registry, in place of the cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pull_secret: Option<String>,
+}
+
+/// What an image does not say about its boots, as the options of `refvals`.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Boot {
+    /// Beginnings of paths: which of several candidates boots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Vec<String>>,
+    /// Who starts whom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(shim-grub|grub|shim-uki|sdboot-uki|uki)$"))]
+    pub path: Option<String>,
+    /// Whose programs: `x64` (the default) or `aa64`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^(x64|aa64)$"))]
+    pub architecture: Option<String>,
+    /// How often GRUB measures the kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_measurements: Option<u8>,
+    /// Boot options that fail before the one that works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_boot_options: Option<u8>,
+    /// Words that systemd has extended into PCR 11 by the time of the quote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phases: Option<Vec<String>>,
+    /// Accept also a new shim beside the old boot loader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partial_esp: Option<bool>,
 }
 
 /// What approved boots show. Values in one tuple count together or not at all.
@@ -121,7 +172,7 @@ pub struct TcbFloor {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ApprovedImageStatus {
-    /// `Committed`: the KBS has its reference values.
+    /// `Committed`: the KBS has its reference values. `Scanned`: they were computed from the image, or why not.
     #[serde(default)]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".to_owned()]))]
     pub conditions: Vec<Condition>,
@@ -134,4 +185,39 @@ pub struct ApprovedImageStatus {
     /// How many reference values it adds.
     #[serde(default)]
     pub reference_values: i64,
+    /// What was computed from the image, so that nobody has to look through it again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub computed: Option<Computed>,
+}
+
+/// What was computed from an image.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Computed {
+    /// Its digest; what was computed for another one does not count.
+    pub image: String,
+    /// SHA-256, in hexadecimal, of all that it was computed from: images, platforms, how they boot.
+    pub inputs: String,
+    /// The boots.
+    pub boots: Vec<ComputedBoot>,
+    /// What a person should know, in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
+    /// When.
+    pub at: Time,
+    /// The operator that computed it.
+    pub version: String,
+}
+
+/// One boot of a computed image.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ComputedBoot {
+    /// What it shows, as in `referenceValues.bootTuples`.
+    pub boot_tuple: BTreeMap<String, String>,
+    /// On which platform.
+    pub platform: String,
+    /// Digests of other images, of an update, whose boot loader it needs: without one of them it does not count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<String>,
 }

@@ -94,9 +94,22 @@ pub struct MachineSpec {
     /// Its Ignition config, in place of the cluster's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ignition: Option<Ignition>,
+    /// What its running system may read, besides what every machine may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
     /// Of early manifests of the reference project: where the machine registered from. No meaning here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registration_address: Option<String>,
+}
+
+/// What a running system may read from the KBS, after the seal too. Whoever is root on the machine can read it: nothing that
+/// opens a disk.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Runtime {
+    /// A Secret of this namespace. Each of its entries becomes the resource `runtime/<node>/<entry>`, and is deleted when it
+    /// is no longer there.
+    pub secret: String,
 }
 
 /// How a machine stands.

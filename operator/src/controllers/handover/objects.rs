@@ -9,11 +9,14 @@ use crate::provision::load::RECOVERY;
 use crate::provision::objects::{Passphrase, Release};
 use crate::provision::record;
 use crate::provision::{Directory, Entry};
+use k8s_openapi::ByteString;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// In the order in which they are applied.
 pub(super) struct Objects {
-    pub(super) key: Value,
+    /// The administrator's key, and what running systems may read.
+    pub(super) secrets: Vec<Value>,
     pub(super) images: Vec<Value>,
     pub(super) machines: Vec<Value>,
     pub(super) cluster: Value,
@@ -62,7 +65,7 @@ pub(super) fn of(directory: &Directory, state: &record::State) -> Result<Objects
     });
     set(&mut spec, "recovery", recovery);
     Ok(Objects {
-        key,
+        secrets: std::iter::once(key).chain(runtime(directory)).collect(),
         images: images(directory),
         machines: machines(directory, state),
         cluster: object("TrustedExecutionCluster", &directory.cluster, &spec),
@@ -115,9 +118,33 @@ fn machines(directory: &Directory, state: &record::State) -> Vec<Value> {
             "state",
             (decided != State::Approved).then_some(json!(decided)),
         );
+        let runtime = (!entry.runtime.is_empty()).then(|| json!({"secret": runtime_of(entry)}));
+        set(&mut spec, "runtime", runtime);
         Some(object("Machine", &entry.name, &spec))
     });
     machines.collect()
+}
+
+/// A Secret for each machine whose running system may read something.
+fn runtime(directory: &Directory) -> impl Iterator<Item = Value> {
+    let entries = directory.machines.values();
+    let entries = entries.filter(|entry| !entry.runtime.is_empty());
+    entries.map(|entry| {
+        let resources = entry.runtime.iter();
+        let data: BTreeMap<String, ByteString> = resources
+            .map(|(name, resource)| {
+                let content = resource.content().expose().to_vec();
+                (name.to_string(), ByteString(content))
+            })
+            .collect();
+        json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": runtime_of(entry)}, "data": data,
+        })
+    })
+}
+
+fn runtime_of(entry: &Entry) -> String {
+    format!("{}-runtime", entry.name)
 }
 
 /// The recovery passphrase is the cluster's wish, not the machine's.

@@ -8,6 +8,7 @@ use super::{Dirty, Entry, Image, Inventory, Parsed};
 use crate::controllers::status::FINALIZER;
 use crate::controllers::{api, parse};
 use kube::ResourceExt as _;
+use std::collections::BTreeSet;
 
 impl Inventory {
     /// A cluster appeared, changed or went.
@@ -35,32 +36,67 @@ impl Inventory {
             return;
         }
         dirty.all = true;
+        self.read_images(|_, _| true);
         let names: Vec<String> = self.machines.keys().cloned().collect();
         for name in names {
             self.read_again(&name, dirty);
         }
     }
 
-    /// An image appeared, changed or went. Returns whether it approves something else now.
+    /// An image appeared, changed or went. Returns those that approve something else now: steps of an update count as
+    /// long as both of its images are there.
     pub fn set_image(
         &mut self,
         name: &str,
         object: Option<api::ApprovedImage>,
         dirty: &mut Dirty,
-    ) -> bool {
+    ) -> BTreeSet<String> {
         let approved = self.approves();
-        let before = self.images.get(name).map(|image| image.boots.clone());
-        match object {
-            Some(object) => {
-                let boots = parse::image(name, &object);
-                self.images.insert(name.to_owned(), Image { object, boots });
-            }
-            None => drop(self.images.remove(name)),
+        let before = self.images.remove(name);
+        if let Some(object) = object {
+            let boots = match &before {
+                Some(before) => before.boots.clone(),
+                None => Err(String::new()),
+            };
+            self.images.insert(name.to_owned(), Image { object, boots });
+        }
+        let mut changed =
+            self.read_images(|other, image| other == name || image.has_steps_of_updates());
+        if before.is_some() != self.images.contains_key(name) {
+            changed.insert(name.to_owned());
         }
         dirty.images.insert(name.to_owned());
+        dirty.images.extend(changed.iter().cloned());
         // The first image and the last one are news for every machine.
         dirty.all |= approved != self.approves();
-        before.as_ref() != self.images.get(name).map(|image| &image.boots)
+        changed
+    }
+
+    /// Parses these images again. Returns those that approve something else now.
+    fn read_images(&mut self, which: impl Fn(&str, &Image) -> bool) -> BTreeSet<String> {
+        let present = self.digests();
+        let cluster = self.cluster().ok().flatten();
+        let usual = cluster.and_then(|cluster| cluster.object.spec.platforms.clone());
+        let mut changed = BTreeSet::new();
+        for (name, image) in &mut self.images {
+            if which(name, image) {
+                let boots = parse::image(name, &image.object, usual.as_ref(), &present);
+                if image.boots != boots {
+                    changed.insert(name.clone());
+                }
+                image.boots = boots;
+            }
+        }
+        changed
+    }
+
+    /// Of the images that are there.
+    fn digests(&self) -> BTreeSet<String> {
+        let references = self.images.values().filter_map(|image| {
+            let reference = parse::reference(&image.object.spec).ok()??;
+            parse::digest(reference).map(str::to_owned)
+        });
+        references.collect()
     }
 
     /// A machine appeared, changed or went.
@@ -89,6 +125,9 @@ impl Inventory {
         if let Some(id) = &object.spec.id {
             self.machines_of.insert(id, name);
         }
+        for secret in secrets_of(&object) {
+            self.machines_with.insert(secret, name);
+        }
         let entry = Entry {
             object,
             node,
@@ -107,6 +146,27 @@ impl Inventory {
     pub fn told(&mut self, name: &str, status: api::MachineStatus) {
         if let Some(entry) = self.machines.get_mut(name) {
             entry.object.status = Some(status);
+        }
+    }
+
+    /// Something that objects may name appeared, changed or went: a Secret or a ConfigMap. Whoever gets of it is planned
+    /// again.
+    pub fn content_changed(&self, name: &str, dirty: &mut Dirty) {
+        for cluster in self.clusters.values() {
+            let spec = &cluster.spec;
+            let ignition = spec.ignition.iter().map(|ignition| &ignition.secret);
+            let runtime = spec.runtime.iter().map(|runtime| &runtime.secret);
+            dirty.all |= ignition.chain(runtime).any(|secret| secret == name);
+            let storage = spec.trustee.as_ref().and_then(|run| run.storage.as_ref());
+            let database = storage.and_then(|storage| storage.url_secret.as_ref());
+            let of_trustee = [spec.trustee_secret.as_ref(), database];
+            dirty.deployed |= of_trustee
+                .into_iter()
+                .flatten()
+                .any(|secret| secret == name);
+        }
+        for machine in self.machines_with.of(&name.to_owned()) {
+            self.mark(machine, dirty);
         }
     }
 
@@ -137,6 +197,9 @@ impl Inventory {
         let entry = self.machines.remove(name)?;
         if let Some(id) = &entry.object.spec.id {
             self.machines_of.remove(id, name);
+        }
+        for secret in secrets_of(&entry.object) {
+            self.machines_with.remove(secret, name);
         }
         Some(Entry { node, ..entry })
     }
@@ -225,4 +288,12 @@ impl Inventory {
             self.mark(other, dirty);
         }
     }
+}
+
+/// Secrets that a machine gets something of.
+fn secrets_of(object: &api::Machine) -> impl Iterator<Item = &String> {
+    let ignition = object.spec.ignition.iter();
+    let runtime = object.spec.runtime.iter();
+    let ignition = ignition.map(|ignition| &ignition.secret);
+    ignition.chain(runtime.map(|runtime| &runtime.secret))
 }

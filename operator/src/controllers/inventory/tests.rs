@@ -136,18 +136,18 @@ fn what_concerns_every_machine_makes_everything_dirty() {
     };
     let first = image(json!([testing::boot_tuple(0)]));
     let more = image(json!([testing::boot_tuple(0), testing::boot_tuple(1)]));
-    assert!(all(&mut |dirty| assert!(inventory.set_image(
-        "image",
-        Some(first.clone()),
-        dirty
-    ))));
-    assert!(!all(&mut |dirty| assert!(inventory.set_image(
-        "image",
-        Some(more.clone()),
-        dirty
-    ))));
-    assert!(all(&mut |dirty| assert!(
-        inventory.set_image("image", None, dirty)
+    let image = std::collections::BTreeSet::from(["image".to_owned()]);
+    assert!(all(&mut |dirty| assert_eq!(
+        inventory.set_image("image", Some(first.clone()), dirty),
+        image
+    )));
+    assert!(!all(&mut |dirty| assert_eq!(
+        inventory.set_image("image", Some(more.clone()), dirty),
+        image
+    )));
+    assert!(all(&mut |dirty| assert_eq!(
+        inventory.set_image("image", None, dirty),
+        image
     )));
 
     assert!(!all(&mut |dirty| inventory.set_cluster(
@@ -162,4 +162,42 @@ fn what_concerns_every_machine_makes_everything_dirty() {
         Some(annotated.clone()),
         dirty
     )));
+}
+
+#[test]
+fn a_secret_concerns_those_that_name_it() {
+    let mut one = machine("one", 1, None);
+    one.spec.runtime = Some(crate::controllers::api::Runtime {
+        secret: "own".to_owned(),
+    });
+    let mut two = machine("two", 2, None);
+    two.spec.ignition = Some(crate::controllers::api::Ignition {
+        secret: "config".to_owned(),
+        ..Default::default()
+    });
+    let mut inventory = filled(&[one.clone(), two]);
+    let mut everybodys = cluster();
+    everybodys.spec.runtime = Some(crate::controllers::api::Runtime {
+        secret: "everybodys".to_owned(),
+    });
+    everybodys.spec.trustee_secret = Some("tls".to_owned());
+    inventory.set_cluster("cluster", Some(everybodys), &mut Dirty::default());
+    let concerned = |inventory: &Inventory, name| {
+        let mut dirty = Dirty::default();
+        inventory.content_changed(name, &mut dirty);
+        let machines: Vec<String> = dirty.machines.iter().cloned().collect();
+        (machines, dirty.all, dirty.deployed)
+    };
+    let of = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(concerned(&inventory, "own"), (of(&["one"]), false, false));
+    assert_eq!(
+        concerned(&inventory, "config"),
+        (of(&["two"]), false, false)
+    );
+    assert_eq!(concerned(&inventory, "everybodys"), (of(&[]), true, false));
+    assert_eq!(concerned(&inventory, "tls"), (of(&[]), false, true));
+    assert_eq!(concerned(&inventory, "other"), (of(&[]), false, false));
+    one.spec.runtime = None;
+    inventory.set_machine("one", Some(one), &mut Dirty::default());
+    assert_eq!(concerned(&inventory, "own"), (of(&[]), false, false));
 }

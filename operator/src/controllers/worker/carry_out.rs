@@ -65,6 +65,7 @@ impl Worker {
             self.runtime.clone(),
         );
         let copied = cluster.copies == Copies::Namespace;
+        let mut recalled = BTreeSet::new();
         if copied {
             let unsettled = mine.iter().filter(|node| {
                 let owner = inventory.owner(node);
@@ -72,10 +73,11 @@ impl Worker {
                     secrets::is_unsettled(parsed, &object.spec, record)
                 })
             });
-            store.recall(&unsettled.cloned().collect(), &mut vault)?;
+            recalled.extend(unsettled.cloned());
+            store.recall(&recalled, &mut vault)?;
         }
         record.forget_pending();
-        let mut configs = beside::Configs::new(&self.client, &self.namespace, &self.runtime);
+        let mut contents = beside::Contents::new(&self.client, &self.namespace, &self.runtime);
         for node in &mine {
             if let (Some(machine), Ok(Some((parsed, object)))) =
                 (desired.machines.get_mut(node), inventory.owner(node))
@@ -91,7 +93,22 @@ impl Worker {
                     beside::volume_keys(machine, parsed, objects, boots, record, &mut vault)?;
                 let wanted = object.spec.ignition.as_ref();
                 let wanted = wanted.or(cluster.object.spec.ignition.as_ref());
-                remarks.extend(beside::ignition(machine, wanted, &mut configs, &mut vault)?);
+                remarks.extend(beside::ignition(
+                    machine,
+                    wanted,
+                    &mut contents,
+                    &mut vault,
+                )?);
+                let wanted = [&cluster.object.spec.runtime, &object.spec.runtime];
+                let wanted = wanted.map(Option::as_ref);
+                remarks.extend(beside::runtime(
+                    machine,
+                    node,
+                    wanted,
+                    record,
+                    &mut contents,
+                    &mut vault,
+                )?);
                 if !remarks.is_empty() {
                     findings.remarks.insert(node.clone(), remarks.join("; "));
                 }
@@ -102,7 +119,13 @@ impl Worker {
             false => plan_part(&desired, record.observed(), &dirty.part),
         };
         if copied {
-            for node in changing(&plan) {
+            // A copy is written whole: what does not change is in the one that is there.
+            let changing = changing(&plan);
+            store.recall(
+                &changing.difference(&recalled).cloned().collect(),
+                &mut vault,
+            )?;
+            for node in changing {
                 if let (Some(machine), Ok(Some((_, object)))) =
                     (desired.machines.get(&node), inventory.owner(&node))
                 {

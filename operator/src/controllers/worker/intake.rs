@@ -3,6 +3,7 @@
 //! What the watches saw, into the inventory; nothing is decided here.
 
 use super::Worker;
+use crate::controllers::images::{self, Again};
 use crate::controllers::log;
 use crate::controllers::watch::{Change, Seen};
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ impl Worker {
             Seen::Leading => {
                 log(format_args!("leading as {}", self.settings.identity));
                 self.leading = true;
+                self.again = Some(Again::Everything);
                 self.metrics.note(|figures| figures.leading = true);
             }
             Seen::Cluster(change) => {
@@ -30,20 +32,20 @@ impl Worker {
                         inventory.set_cluster(name, object, dirty);
                     },
                 );
+                self.look_through(Again::Nothing);
             }
             Seen::Image(change) => {
                 let known = inventory.images().keys().cloned().collect();
                 let mut names = BTreeSet::new();
                 changed("image", change, known, &mut self.listed, |name, object| {
-                    if inventory.set_image(name, object, dirty) {
-                        names.insert(name.to_owned());
-                    }
+                    names.extend(inventory.set_image(name, object, dirty));
                 });
                 let mut dirty = std::mem::take(&mut self.dirty);
                 for name in &names {
                     self.picture_changed(name, &mut dirty);
                 }
                 self.dirty = dirty;
+                self.look_through(Again::Nothing);
             }
             Seen::Machine(change) => {
                 let known = match &change {
@@ -70,8 +72,21 @@ impl Worker {
                 });
             }
             Seen::Deployed => dirty.deployed = true,
+            Seen::Content(name) => {
+                inventory.content_changed(&name, dirty);
+                if images::mention(inventory, &name) {
+                    self.look_through(Again::Everything);
+                }
+            }
             Seen::LeaseLost(_) | Seen::Stop => {}
         }
+    }
+}
+
+impl Worker {
+    /// Images are to be thought about, with the next look at what is due.
+    pub(super) fn look_through(&mut self, again: Again) {
+        self.again = self.again.max(Some(again));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::controllers::inventory::{Cluster, Dirty, Entry};
 use crate::controllers::record::Record;
 use crate::controllers::status::{self, Conditions, FINALIZER, Verdict};
 use crate::controllers::{Error, parse, secrets};
-use crate::model::State;
+use crate::model::{REPOSITORY, RUNTIME, State};
 use crate::provision::apply::Memory as _;
 use kbs_protocol::Blame as _;
 use kube::{Resource as _, ResourceExt as _};
@@ -167,8 +167,12 @@ impl Worker {
         };
         let mut others = self.inventory.claimants(node);
         let succeeded = others.any(|(_, other)| other.object.meta().deletion_timestamp.is_none());
-        let prefix = format!("{}/{node}/", crate::model::REPOSITORY);
-        succeeded || record.observed().under(&prefix).next().is_none()
+        let observed = record.observed();
+        succeeded
+            || [REPOSITORY, RUNTIME].iter().all(|repository| {
+                let prefix = format!("{repository}/{node}/");
+                observed.under(&prefix).next().is_none()
+            })
     }
 
     fn report_images(&self, dirty: &Dirty) -> Result<(), kube::Error> {
@@ -184,7 +188,8 @@ impl Worker {
             let values = image.boots.as_ref().map(crate::model::Boots::len);
             let reference = parse::reference(&image.object.spec).ok().flatten();
             let wanted = status::image(&image.object, reference, values.map_err(String::as_str));
-            (image.object.status.as_ref() != Some(&wanted)).then(|| (name.clone(), wanted))
+            let told = status::without_scan(image.object.status.clone());
+            (told.as_ref() != Some(&wanted)).then(|| (name.clone(), wanted))
         });
         self.writer
             .statuses::<api::ApprovedImage, _>(statuses.collect())

@@ -20,9 +20,11 @@ impl Worker {
             Ok(None) => return self.release_all(dirty),
             Err(why) => return Err(Error::Cluster(why)),
         };
-        let again = std::mem::take(&mut dirty.deployed) || dirty.all || due.refresh;
+        let moved = std::mem::take(&mut dirty.deployed);
+        let again = moved || dirty.all || due.refresh;
         let (deployed, differs) = self.deployer.ensure(&object, again)?;
         dirty.all |= differs;
+        let runs_here = deployed.is_some();
         object.spec.kbs = deployed.or(object.spec.kbs);
         let cluster = parse::cluster(&object).map_err(Error::Cluster)?;
         self.load(&cluster, dirty)?;
@@ -64,11 +66,15 @@ impl Worker {
                 dirty.part.values.extend(differing);
             }
         }
-        if dirty.is_empty() {
+        if dirty.is_empty() && (runs_here || !moved) {
             return Ok(());
         }
         self.bind(dirty)?;
         let findings = self.carry_out(&cluster, dirty)?;
+        // The KBS that is named has everything: one that ran here before is not needed any more.
+        if !runs_here {
+            self.deployer.retire(cluster.object, moved)?;
+        }
         self.report(&cluster, dirty, &findings)
     }
 

@@ -3,11 +3,11 @@
 //! Credentials for registries, from the file that podman and docker keep (containers-auth.json(5)), and what a
 //! registry asks for.
 
-use crate::Error;
+use crate::{Error, Given};
 use kbs_protocol::encoding::b64;
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 /// User and password, as the header of basic authentication wants them.
@@ -35,19 +35,20 @@ struct Entry {
 impl Login {
     /// The entry for this repository: the longest that names it or what is above it.
     pub(super) fn find(
-        file: Option<&Path>,
+        file: Option<&Given>,
         host: &str,
         repository: &str,
     ) -> Result<Option<Self>, Error> {
-        let Some(path) = file.map(Path::to_owned).or_else(usual_file) else {
+        let usual = || usual_file().map(Given::File);
+        let Some(file) = file.cloned().or_else(usual) else {
             return Ok(None);
         };
-        let bytes = Zeroizing::new(std::fs::read(&path).map_err(Error::io("read", &path))?);
+        let bytes = file.read()?;
         let parsed: Result<AuthFile, _> = serde_json::from_slice(&bytes);
         // The parser's words could quote the file.
         let Ok(parsed) = parsed else {
             return Err(Error::document(
-                path.display().to_string(),
+                file.to_string(),
                 "expected {\"auths\": {HOST: {\"auth\": …}}}",
             ));
         };
@@ -140,6 +141,7 @@ fn usual_file() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::{Challenge, Login, token};
+    use crate::Given;
 
     #[test]
     fn the_closest_entry_counts() {
@@ -148,7 +150,7 @@ mod tests {
         let text = r#"{"auths": {"quay.io": {"auth": "YTpi"}, "quay.io/team": {"auth": "Yzpk"}, "other.io": {}}}"#;
         std::fs::write(&file, text).unwrap();
         let find = |host: &str, repository: &str| {
-            Login::find(Some(&file), host, repository)
+            Login::find(Some(&Given::File(file.clone())), host, repository)
                 .unwrap()
                 .map(|login| login.basic())
         };
@@ -158,7 +160,7 @@ mod tests {
         assert_eq!(find("quay.io.evil", "os"), None);
         assert_eq!(find("other.io", "os"), None);
         std::fs::write(&file, "secret").unwrap();
-        let error = Login::find(Some(&file), "quay.io", "os")
+        let error = Login::find(Some(&Given::File(file)), "quay.io", "os")
             .err()
             .unwrap()
             .to_string();
