@@ -55,6 +55,13 @@ struct Outcome {
     busy: f64,
 }
 
+impl Outcome {
+    fn row(&self) -> String {
+        let result = if self.passed { "ok" } else { "FAILED" };
+        format!("{:10.0} {:14.0}  {result}", self.wall, self.busy)
+    }
+}
+
 /// Runs the stories of these names, all if there are none; false if one failed.
 fn run(names: Vec<String>) -> Result<bool> {
     let stories = chosen(&names)?;
@@ -85,6 +92,7 @@ fn run(names: Vec<String>) -> Result<bool> {
                 return Ok(());
             };
             let outcome = tell(&name, &program, each, width)?;
+            println!("{name:width$} | {}", outcome.row());
             lock(&outcomes).push(outcome);
         }
     };
@@ -237,15 +245,8 @@ fn tell(name: &str, program: &Path, processors: usize, width: usize) -> Result<O
 fn report(outcomes: &[Outcome], width: usize, wall: f64) -> bool {
     let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
     println!("\n{:width$}    seconds  of processors", "story");
-    for Outcome {
-        name,
-        passed,
-        wall,
-        busy,
-    } in outcomes
-    {
-        let result = if *passed { "ok" } else { "FAILED" };
-        println!("{name:width$} {wall:10.0} {busy:14.0}  {result}");
+    for outcome in outcomes {
+        println!("{:width$} {}", outcome.name, outcome.row());
     }
     let busy: f64 = outcomes.iter().map(|outcome| outcome.busy).sum();
     println!("{:width$} {wall:10.0} {busy:14.0}", "all");
