@@ -53,9 +53,9 @@ impl Hold {
             let turn = take_turn(state, &self.id, clock::since_boot(), random());
             Ok::<_, StateError>(turn)
         })? {
-            let record = record.get_or_insert_with(|| {
-                report::held_back(&refused.reason.why, left);
-                WaitRecord::of(&self.path)
+            let (_, record) = record.get_or_insert_with(|| {
+                let splash = report::held_back(&refused.reason.why, left);
+                (splash, WaitRecord::of(&self.path))
             });
             record.note(Waiting::new(begin, left, refused.times, refused.reason));
             // In small steps: a volume that another process has opened meanwhile is not waited for.

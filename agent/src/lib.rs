@@ -26,6 +26,7 @@ pub mod notify;
 pub mod report;
 pub mod seal;
 pub mod source;
+pub mod splash;
 pub mod state;
 pub mod trust;
 pub mod unlock;

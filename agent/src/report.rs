@@ -10,6 +10,7 @@ use crate::exit;
 use crate::explain::Explanation;
 use crate::kbs::Wait;
 use crate::notify;
+use crate::splash::Splash;
 use crate::state::{Reason, WaitRecord, Waiting};
 use kbs_protocol::{Blame, Persistence};
 use rustix::io::{Errno, write};
@@ -64,6 +65,7 @@ pub fn explanation(explanation: &Explanation<'_>, json: bool) -> Result<ExitCode
 pub fn waiting(what: &str) -> impl FnMut(Wait<'_>) {
     let mut record = WaitRecord::of(what);
     let mut last: Option<(String, Duration)> = None;
+    let mut splash = Splash::default();
     move |wait: Wait<'_>| {
         let since = clock::since_boot().saturating_sub(wait.since);
         let cause = Reason::of(wait.error);
@@ -83,18 +85,22 @@ pub fn waiting(what: &str) -> impl FnMut(Wait<'_>) {
         );
         notify::status(&line);
         console::say(&line);
+        splash.show(&line);
         last = Some((reason, wait.since));
     }
 }
 
-/// Tells that a refusal of a moment ago is not asked about again at once.
-pub fn held_back(why: &str, left: Duration) {
+/// Tells that a refusal of a moment ago is not asked about again at once. What is returned keeps it on the splash.
+pub fn held_back(why: &str, left: Duration) -> Splash {
     let line = format!(
         "refused before: {why}; asking again in {:.0} s",
         left.as_secs_f32().ceil()
     );
     notify::status(&line);
     console::say(&line);
+    let mut splash = Splash::default();
+    splash.show(&line);
+    splash
 }
 
 /// An error as a member of a JSON object.

@@ -39,6 +39,12 @@ installkernel() {
     # `tsm_report`, SEV-SNP and TDX moved between directories.
     hostonly='' instmods '=drivers/char/tpm' '=drivers/virt/coco'
     hostonly='' instmods sev-guest tdx-guest tsm tsm_report configfs
+    # Where [unlock] has sectors authenticated: what keeps the tags, and what the kernel looks for by the name of a cipher, so
+    # that it is no module's dependency.
+    if grep -Eq '^[[:space:]]*(unlock\.)?"?integrity\b' "$dracutsysrootdir$agent_toml"; then
+        hostonly='' instmods dm-integrity authenc gcm ghash-generic aegis128 \
+            aesni-intel ghash-clmulni-intel aegis128-aesni sha256-ssse3
+    fi
 }
 
 install() {

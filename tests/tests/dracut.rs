@@ -55,6 +55,7 @@ fn whole_life(suite: Suite, tsm: &str) {
         .write("/etc/trustee/init.toml", init_data)
         .unwrap();
     world.settings.ca_file = Some("/etc/trustee/kbs-ca.pem".into());
+    world.settings.unlock = "integrity = \"hmac-sha256\"\n";
     // Spelled in the other way TOML has.
     let config = world.settings.to_toml().replace(
         "[timeouts]",
@@ -177,7 +178,7 @@ fn everything_is_inside(image: &Initramfs, suite: Suite) {
 
 /// Names that this kernel does not have, and one that is built in, stopped nobody.
 fn kernel_modules_are_inside(image: &Initramfs, tsm: &str) {
-    for module in ["tpm_crb", "sev-guest", tsm] {
+    for module in ["tpm_crb", "sev-guest", tsm, "dm-integrity", "authenc"] {
         let pattern = format!("{module}.ko");
         let found = Run::new("find")
             .arg(image.tree.path("/usr/lib/modules"))
@@ -513,6 +514,8 @@ fn make_kernel(root: &Tree, tsm: &str) {
         "drivers/char/tpm/tpm_crb",
         "drivers/virt/coco/sev-guest/sev-guest",
         &format!("drivers/virt/coco/guest/{tsm}"),
+        "extra/dm-integrity",
+        "extra/authenc",
     ] {
         let file = format!("{dir}/kernel/{path}.ko");
         root.write(&file, "").unwrap();

@@ -60,6 +60,9 @@ pub fn directory(kind: &str, key: &Key, make: impl FnOnce(&Path) -> Result<()>) 
     let cache = paths::cache()?;
     fs::create_dir_all(&cache)?;
     let dir = cache.join(format!("{kind}-{}", key.name()));
+    if dir.exists() {
+        return Ok(dir);
+    }
     // Two stories may want the same thing at once.
     let lock = File::create(cache.join(format!("{kind}.lock")))?;
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;

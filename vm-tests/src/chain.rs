@@ -236,5 +236,6 @@ fn uki(dir: &Path, esp: &Path, image: &Image, command_line: &str) -> Result<Imag
 
 /// The file on the ESP that marks a first boot.
 pub const FIRST_BOOT: &str = "/ignition.firstboot";
-const QUICK: &str = "quiet systemd.show_status=0 systemd.log_color=0 \
-     cryptomgr.notests no_timer_check random.trust_cpu=on audit=0 lsm=lockdown,integrity mitigations=off";
+const QUICK: &str = "rw quiet systemd.show_status=0 systemd.log_color=0 \
+     cryptomgr.notests no_timer_check random.trust_cpu=on audit=0 lsm=lockdown,integrity mitigations=off \
+     init_on_alloc=0 rcupdate.rcu_expedited=1";

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::processor::Clock;
+
 /// A serial port that is being listened to.
 #[derive(Debug)]
 pub struct Console {
     heard: Arc<Heard>,
     log: PathBuf,
+    emulator: Option<u32>,
     /// Up to here the story has read.
     read: usize,
 }
@@ -44,8 +47,23 @@ impl Console {
         Ok(Self {
             heard,
             log: log.to_path_buf(),
+            emulator: None,
             read: 0,
         })
+    }
+
+    /// What speaks here is a machine of this emulator: limits are of its time, by [`Clock`].
+    #[must_use]
+    pub fn of(self, emulator: u32) -> Self {
+        Self {
+            emulator: Some(emulator),
+            ..self
+        }
+    }
+
+    /// A clock that has just been started.
+    pub fn clock(&self) -> Clock {
+        Clock::of(self.emulator)
     }
 
     /// Waits until one of `texts` is said after what was waited for before; says which.
@@ -53,7 +71,7 @@ impl Console {
     /// # Errors
     /// The deadline passed, or the port closed first. The message has the last lines.
     pub fn wait_for_any(&mut self, texts: &[&str], deadline: Duration) -> Result<usize> {
-        let until = Instant::now() + deadline;
+        let clock = self.clock();
         let mut text = self.heard.lock();
         loop {
             let unread = text.said.get(self.read..).unwrap_or_default();
@@ -66,7 +84,7 @@ impl Console {
                 self.read += end;
                 return Ok(which);
             }
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_sub(clock.elapsed());
             if text.ended || left.is_zero() {
                 let why = if text.ended {
                     "the machine ended"
@@ -98,10 +116,10 @@ impl Console {
     /// # Errors
     /// The deadline passed.
     pub fn wait_for_end(&self, deadline: Duration) -> Result<()> {
-        let until = Instant::now() + deadline;
+        let clock = self.clock();
         let mut text = self.heard.lock();
         while !text.ended {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = deadline.saturating_sub(clock.elapsed());
             if left.is_zero() {
                 bail!(
                     "the machine does not end; its console, {}, ends with:\n{}",

@@ -14,6 +14,17 @@ use crate::machine::JOURNAL;
 use crate::node::Node;
 use crate::probe::Probe;
 
+/// What the kernel does to the sectors of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sectors {
+    /// AES-XTS.
+    Encrypted,
+    /// AES-XTS, and HMAC-SHA-256 beside each sector, which dm-integrity keeps.
+    Hmac,
+    /// AES-GCM, its tag and IV beside each sector.
+    Gcm,
+}
+
 /// Facts of one moment.
 #[derive(Debug)]
 pub struct Facts {
@@ -83,21 +94,40 @@ impl Facts {
     ///
     /// # Errors
     /// It is not.
-    pub fn root_is_the_volume(&self) -> Result<()> {
+    pub fn root_is_the_volume(&self, sectors: Sectors) -> Result<()> {
         ensure!(
             self.root == "/dev/mapper/root ext4",
             "the root is {}",
             self.root
         );
         let uuid = format!("CRYPT-LUKS2-{}-root", LUKS_UUID.replace('-', ""));
+        let (root, below): (Vec<&str>, _) = self.dm_uuids.lines().partition(|line| *line == uuid);
         ensure!(
-            self.dm_uuids == uuid,
+            root.len() == 1 && below.len() == usize::from(sectors != Sectors::Encrypted),
             "device-mapper has {}, expected {uuid}",
             self.dm_uuids
         );
+        let table = |name: &str| {
+            let of = format!("{name}: 0 ");
+            self.tables.lines().find(|line| line.starts_with(&of))
+        };
+        let (cipher, option) = match sectors {
+            Sectors::Encrypted => ("aes-xts-plain64", ""),
+            Sectors::Hmac => (
+                "capi:authenc(hmac(sha256),xts(aes))-plain64",
+                " integrity:32:aead",
+            ),
+            Sectors::Gcm => ("capi:gcm(aes)-random", " integrity:28:aead"),
+        };
+        let root = table("root").unwrap_or_default();
         ensure!(
-            self.tables.starts_with("root: 0 ") && self.tables.contains(" crypt aes-xts-plain64 "),
-            "the table of the root is {}",
+            root.contains(&format!(" crypt {cipher} :")) && root.contains(option),
+            "the table of the root is {root}, expected {cipher}{option}",
+        );
+        ensure!(
+            sectors == Sectors::Encrypted
+                || table("root_dif").is_some_and(|table| table.contains(" integrity ")),
+            "nothing keeps the tags: {}",
             self.tables
         );
         Ok(())

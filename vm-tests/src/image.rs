@@ -215,6 +215,11 @@ impl Recipe {
             "etc/systemd/system.conf.d/60-vm.conf",
             b"[Manager]\nDefaultDeviceTimeoutSec=600\n",
         )?;
+        // What a story wants of it, it asks for in the boot that wrote it.
+        put(
+            "etc/systemd/journald.conf.d/60-vm.conf",
+            b"[Journal]\nStorage=volatile\n",
+        )?;
         put(
             "etc/hosts",
             format!("127.0.0.1 localhost\n10.0.2.2 {NAME}\n").as_bytes(),

@@ -13,7 +13,7 @@ use sheepfold_tests::process::Run;
 use crate::accelerator::Accelerator;
 use crate::chain::{Chain, Kind};
 use crate::console::Console;
-use crate::facts::Facts;
+use crate::facts::{Facts, Sectors};
 use crate::inside::Inside;
 use crate::node::Node;
 use crate::probe::{Place, Probe};
@@ -74,10 +74,12 @@ impl Machine {
         drop(qemu.stdin.take());
         let port = qemu.stdout.take().context("no console")?;
         let complaints = qemu.stderr.take().context("no standard error")?;
-        let console = Console::listen(port, &dir.join(format!("console-{boot}.log")))?;
+        let console =
+            Console::listen(port, &dir.join(format!("console-{boot}.log")))?.of(qemu.id());
         let complaints = Console::listen(complaints, &dir.join(format!("qemu-{boot}.log")))?;
-        let probe = Probe::connect(&dir.join(PROBE), &dir.join(format!("probe-{boot}.log")))
-            .with_context(|| complaints.text())?;
+        let log = dir.join(format!("probe-{boot}.log"));
+        let probe =
+            Probe::connect(&dir.join(PROBE), &log, qemu.id()).with_context(|| complaints.text())?;
         Ok(Self {
             console,
             probe,
@@ -93,9 +95,23 @@ impl Machine {
     /// # Errors
     /// It does not come, or a fact is another one.
     pub fn boots(&mut self, node: &Node, chain: &Chain, moment: &str) -> Result<Facts> {
+        self.boots_from(node, chain, moment, Sectors::Encrypted)
+    }
+
+    /// As [`Machine::boots`], from a root of such sectors.
+    ///
+    /// # Errors
+    /// As [`Machine::boots`].
+    pub fn boots_from(
+        &mut self,
+        node: &Node,
+        chain: &Chain,
+        moment: &str,
+        sectors: Sectors,
+    ) -> Result<Facts> {
         self.reach(Place::System)?;
         let facts = Facts::read(&mut self.probe, node, moment)?;
-        facts.root_is_the_volume()?;
+        facts.root_is_the_volume(sectors)?;
         facts.only_clevis_opens_it()?;
         facts.pcrs_are_as_predicted(chain)?;
         ensure!(facts.secure_boot, "Secure Boot is off");
@@ -161,7 +177,7 @@ impl Machine {
     /// # Errors
     /// It does not end.
     pub fn power_off(mut self) -> Result<()> {
-        self.probe.tell("systemctl --no-block poweroff")?;
+        self.probe.tell(POWER_OFF)?;
         self.ends()
     }
 
@@ -245,7 +261,7 @@ fn arguments(kind: Kind, accelerator: Accelerator) -> Vec<String> {
     // SMM and a guarded variable store: every build of OVMF with Secure Boot insists.
     let processors = std::env::var(PROCESSORS).unwrap_or_else(|_| "2".to_owned());
     let text = format!(
-        "-smp {processors} -m 1024 -machine q35,smm=on -global driver=cfi.pflash01,property=secure,value=on \
+        "-smp {processors} -m 1024 -machine q35,smm=on,sata=off -global driver=cfi.pflash01,property=secure,value=on \
          -global ICH9-LPC.disable_s3=1 \
          -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/{code} \
          -drive if=pflash,format=raw,unit=1,file=vars.fd \
@@ -261,9 +277,12 @@ fn arguments(kind: Kind, accelerator: Accelerator) -> Vec<String> {
     words
 }
 
+/// Past logind, which `systemctl poweroff` asks first.
+const POWER_OFF: &str =
+    "systemctl --no-block --job-mode=replace-irreversibly start poweroff.target";
 /// What the agent says when the KBS does not approve of the boot.
 pub const NOT_APPROVED: &str = "the resource policy does not give this secret to this node";
-/// From switching on to the system, on a machine that also compiles something.
+/// From switching on to the system, by a [`Clock`](crate::processor::Clock) of the machine's own.
 pub const BOOT: Duration = Duration::from_secs(900);
 /// The variable that says how many processors a machine has; 2 without it.
 pub const PROCESSORS: &str = "SHEEPFOLD_PROCESSORS";

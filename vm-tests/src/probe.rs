@@ -37,7 +37,7 @@ impl Probe {
     ///
     /// # Errors
     /// QEMU does not make it.
-    pub fn connect(socket: &Path, log: &Path) -> Result<Self> {
+    pub fn connect(socket: &Path, log: &Path, emulator: u32) -> Result<Self> {
         let until = Instant::now() + Duration::from_secs(60);
         let line = loop {
             match UnixStream::connect(socket) {
@@ -49,7 +49,7 @@ impl Probe {
             }
         };
         Ok(Self {
-            heard: Console::listen(line.try_clone()?, log)?,
+            heard: Console::listen(line.try_clone()?, log)?.of(emulator),
             line,
             asked: 0,
         })
@@ -112,13 +112,13 @@ impl Probe {
     /// # Errors
     /// It did not within `deadline`; the message has the last output.
     pub fn ask_until(&mut self, script: &str, text: &str, deadline: Duration) -> Result<String> {
-        let until = Instant::now() + deadline;
+        let clock = self.heard.clock();
         loop {
             let output = self.ask(script)?;
             if output.contains(text) {
                 return Ok(output);
             }
-            if Instant::now() > until {
+            if clock.elapsed() > deadline {
                 bail!("waiting for {text:?}; last came:\n{output}");
             }
             thread::sleep(AGAIN);
@@ -133,9 +133,9 @@ impl Probe {
         let script = format!(
             "for i in {{1..100}}; do {{ {condition}; }} >/dev/null 2>&1 && exit 0; sleep 0.1; done; exit 1"
         );
-        let until = Instant::now() + BOOT;
+        let clock = self.heard.clock();
         while self.run(&script)?.0 != 0 {
-            if Instant::now() > until {
+            if clock.elapsed() > BOOT {
                 bail!("it never came about that {condition}");
             }
         }

@@ -8,7 +8,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kbs_protocol::Secret;
@@ -27,7 +27,7 @@ use sheepfold_tests::swtpm::Authority;
 use crate::cache::{self, Key};
 use crate::chain::Chain;
 use crate::disk::LUKS_UUID;
-use crate::machine::BOOT;
+use crate::machine::{BOOT, Machine};
 use crate::node::Node;
 use crate::say::say;
 
@@ -115,15 +115,15 @@ impl Site {
         self.lab.log().matches(&format!(" {path} -> ")).count()
     }
 
-    /// Waits until the KBS has answered on this path more often than that.
+    /// Waits until the KBS has answered this machine on this path: more often than that.
     ///
     /// # Errors
     /// It has not within [`BOOT`].
-    pub fn wait_for_answer(&self, path: &str, before: usize) -> Result<()> {
-        let until = Instant::now() + BOOT;
+    pub fn wait_for_answer(&self, machine: &Machine, path: &str, before: usize) -> Result<()> {
+        let clock = machine.console.clock();
         while self.answers(path) <= before {
             ensure!(
-                Instant::now() < until,
+                clock.elapsed() < BOOT,
                 "nobody has asked the KBS for {path}"
             );
             thread::sleep(Duration::from_millis(20));

@@ -20,12 +20,9 @@ fn another_initramfs_gets_no_secret() {
     let recipe = Recipe::native(&site);
     let mut stage = Stage::with_image(site, &recipe, Kind::Uki).unwrap();
     let node = stage.encrypted_node("node", Binding::Direct).unwrap();
-    let dir = stage.site.dir().join("changed");
-    let image = stage
-        .image
-        .with_file("from-the-host", &dir.join("image"))
-        .unwrap();
-    let changed = Chain::build(&dir.join("chain"), Kind::Uki, &image, &command_line()).unwrap();
+    let [dir, image] = ["changed", "changed-image"].map(|name| stage.site.dir().join(name));
+    let image = stage.image.with_file("from-the-host", &image).unwrap();
+    let changed = Chain::build(&dir, Kind::Uki, &image, &command_line()).unwrap();
     disk::replace_esp(node.dir(), &changed).unwrap();
 
     let mut machine = Machine::power_on(&node, &changed, "1").unwrap();

@@ -5,7 +5,7 @@
 
 use sheepfold_tests::process::Run;
 use sheepfold_vm_tests::cache::Key;
-use sheepfold_vm_tests::processor::Account;
+use sheepfold_vm_tests::processor::{Account, stood};
 
 #[test]
 fn what_is_next_to_each_other_does_not_run_together() {
@@ -26,6 +26,12 @@ fn an_account_is_read_from_the_fields_of_the_manual() {
     let seconds = [account.own, account.children].map(|seconds| format!("{seconds:.2}"));
     assert_eq!(seconds, ["3.50", "10.25"]);
     assert!(Account::parse("7 (a) S 1 2 3", 100).is_none());
+}
+
+#[test]
+fn the_time_in_line_is_the_second_field_of_the_kernels_account() {
+    assert_eq!(stood("812345678 34567 8\n"), Some(34567));
+    assert_eq!(stood("812345678"), None);
 }
 
 #[test]

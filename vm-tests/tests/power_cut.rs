@@ -26,7 +26,10 @@ fn four_cuts_in_a_row_lock_nobody_out() {
 
     let before = stage.site.answers(ATTEST);
     let machine = Machine::power_on(&node, &stage.chain, "2").unwrap();
-    stage.site.wait_for_answer(ATTEST, before).unwrap();
+    stage
+        .site
+        .wait_for_answer(&machine, ATTEST, before)
+        .unwrap();
     machine.power_cut().unwrap();
 
     let mut machine = Machine::power_on(&node, &stage.chain, "3").unwrap();

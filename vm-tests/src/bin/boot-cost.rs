@@ -3,7 +3,8 @@
 //! at all; the same machine, kernel, dracut and file system each time. Rewrites a table of `docs/performance.md`.
 //!
 //! What is counted is what the emulator has used of the processors, from switching on until the system answers: seconds on
-//! the clock depend on what else the host does. The kinds take turns, so that a change of the host's pace meets all of them.
+//! the clock depend on what else the host does. The kinds take turns, so that a change of the host's pace meets all of them, as
+//! many at a time as there are processors.
 
 #![allow(
     clippy::print_stdout,
@@ -13,9 +14,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::num::NonZero;
 use std::process::ExitCode;
+use std::thread;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 use sheepfold_tests::document::write_table;
 use sheepfold_vm_tests::accelerator::Accelerator;
@@ -73,12 +76,8 @@ fn measure() -> Result<()> {
         subjects.push(subject);
     }
     for round in 1..=ROUNDS {
-        for subject in &mut subjects {
-            subject.reboot(round)?;
-        }
-        for subject in &mut subjects {
-            subject.first_boot(round)?;
-        }
+        side_by_side(&mut subjects, &|subject| subject.reboot(round))?;
+        side_by_side(&mut subjects, &|subject| subject.first_boot(round))?;
         let table = table(&subjects, round)?;
         println!("{table}");
         write_table("docs/performance.md", "boot", &table)?;
@@ -87,6 +86,26 @@ fn measure() -> Result<()> {
         fs::remove_file(subject.node.dir().join(SET_UP))?;
     }
     Ok(())
+}
+
+/// Does it to each subject, in as many lanes as there are processors.
+fn side_by_side(
+    subjects: &mut [Subject],
+    what: &(impl Fn(&mut Subject) -> Result<()> + Sync),
+) -> Result<()> {
+    let lanes = thread::available_parallelism().map_or(1, NonZero::get);
+    let each = subjects.len().div_ceil(lanes);
+    thread::scope(|scope| {
+        let lanes: Vec<_> = subjects
+            .chunks_mut(each)
+            .map(|lane| scope.spawn(|| lane.iter_mut().try_for_each(what)))
+            .collect();
+        for lane in lanes {
+            lane.join()
+                .unwrap_or_else(|_| bail!("a lane has panicked"))?;
+        }
+        Ok(())
+    })
 }
 
 impl Kind {
