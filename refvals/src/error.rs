@@ -39,6 +39,12 @@ pub enum Error {
         /// The image.
         image: String,
     },
+    /// An image, or a directory, that is of something else.
+    #[error("{image} holds no kernel, boot loader or unified kernel image where a system has them")]
+    NothingBoots {
+        /// The image.
+        image: String,
+    },
     /// A system that is not made of deployments.
     #[error("nothing here says what boots next: there is no deployment of ostree or bootc")]
     NoDeployment,
@@ -121,9 +127,10 @@ impl Blame for Error {
         match self {
             Self::Boot(error) => error.owner(),
             Self::Io { .. } => Owner::Machine,
-            Self::Reference { .. } | Self::NoRoute { .. } | Self::NoDeployment => {
-                Owner::Configuration
-            }
+            Self::Reference { .. }
+            | Self::NoRoute { .. }
+            | Self::NothingBoots { .. }
+            | Self::NoDeployment => Owner::Configuration,
             Self::Document { .. } | Self::Digest { .. } => Owner::Data,
             Self::Cut { .. } | Self::Unreachable { .. } => Owner::Network,
             Self::Registry { status, .. } => match status {
@@ -154,6 +161,9 @@ impl Blame for Error {
             Self::NoRoute { .. } => {
                 "look at what `refvals image` finds in it, or state `--boot-path`"
             }
+            Self::NothingBoots { .. } => {
+                "name the image of a bootable system, or the directory in which its root or its ESP is mounted"
+            }
             Self::NoDeployment => {
                 "name the image, or the directory with its kernel, that will boot"
             }
@@ -172,7 +182,7 @@ impl Blame for Error {
             }
             Self::Registry { .. } => "try again; if it stays, ask whoever runs the registry",
             Self::Unsigned { .. } => "have the image signed, or look whether this is the key",
-            Self::Document { .. } => "make the document again",
+            Self::Document { .. } => "look whether this is what was meant; if it is, get it again from where it came",
         }
         .to_owned()
     }

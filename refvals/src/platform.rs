@@ -97,7 +97,12 @@ pub fn from_bytes(name: &str, origin: &str, bytes: &[u8]) -> Result<PlatformFact
             None => serde_json::from_value(json).map_err(invalid),
         };
     }
-    from_event_log(name, bytes)
+    from_event_log(name, bytes).map_err(|error| {
+        let why = format!(
+            "it is no flash of firmware and no document of `refvals platform`, and as an event log it does not read: {error}"
+        );
+        Error::document(origin, why)
+    })
 }
 
 /// From a directory of efivarfs, or a copy of one: a file `<name>-<vendor's GUID>` for each variable, with four bytes
@@ -136,7 +141,7 @@ pub fn from_efivarfs(name: &str, directory: &Path) -> Result<PlatformFacts, Erro
     match variables.is_empty() {
         true => Err(Error::document(
             directory.display().to_string(),
-            "no file in it is a variable that is measured",
+            "no file in it is a variable that is measured, as they are in /sys/firmware/efi/efivars",
         )),
         false => Ok(PlatformFacts::from_variables(name, "efivarfs", variables)),
     }

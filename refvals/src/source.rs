@@ -152,8 +152,10 @@ fn from_archive(
 /// What `refvals image` wrote.
 fn from_document(source: &str, path: &Path, options: &Options) -> Result<ImageFacts, Error> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let mut facts: ImageFacts =
-        serde_json::from_slice(&bytes).map_err(|error| Error::document(source, error))?;
+    let mut facts: ImageFacts = serde_json::from_slice(&bytes).map_err(|error| {
+        let why = format!("it is no archive of an image, nor what `refvals image` writes: {error}");
+        Error::document(source, why)
+    })?;
     // A document that was made before may be read with another boot path.
     facts.route = options.choice.route.or(facts.route);
     Ok(facts)

@@ -139,3 +139,65 @@ fn an_update_is_four_boots_each_with_its_parts() {
         assert!(!boot["remarks"].as_array().unwrap().is_empty());
     }
 }
+
+/// What a person types wrong: which argument it was, whose turn it is, and what next.
+#[test]
+fn what_is_no_image_and_no_platform_is_said_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let (text, empty) = (
+        directory.path().join("text"),
+        directory.path().join("empty"),
+    );
+    std::fs::write(&text, "hello").unwrap();
+    std::fs::create_dir(&empty).unwrap();
+    let (text, empty) = (text.to_str().unwrap(), empty.to_str().unwrap());
+    let digest = format!("registry.invalid/os@sha256:{}", "0".repeat(64));
+    let neither = "is not a file or directory that is there, nor an image by digest";
+    for (arguments, code, sentence) in [
+        (&["image", "/nowhere/os.tar"][..], 10, neither),
+        (&["image", "registry.invalid/os:latest"], 10, neither),
+        (&["image", "registry.invalid/os@sha256:abc"], 10, neither),
+        (
+            &["image", text],
+            15,
+            "it is no archive of an image, nor what",
+        ),
+        (
+            &["image", empty],
+            10,
+            "holds no kernel, boot loader or unified kernel image",
+        ),
+        (
+            &["image", "--mirror", "registry.invalid", &digest],
+            10,
+            "\"registry.invalid\" is not a mirror: HOST=MIRROR",
+        ),
+        (
+            &["image", "--ca", text, &digest],
+            15,
+            "it holds no certificate",
+        ),
+        (
+            &["image", "containers-storage:no-such-image"],
+            15,
+            "`podman images`",
+        ),
+        (&["platform", text], 15, "as an event log it does not read"),
+        (&["platform", empty], 15, "/sys/firmware/efi/efivars"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refvals"));
+        command.args(arguments).env("XDG_DATA_HOME", empty);
+        if arguments[0] == "image" {
+            command.arg("--no-cache");
+        }
+        let output = command.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(sentence), "{arguments:?}: {said}");
+        assert!(said.contains("  next:    "), "{said}");
+        let named = arguments.last().unwrap();
+        if [text, empty].contains(named) {
+            assert!(said.contains(named), "{said}");
+        }
+    }
+}

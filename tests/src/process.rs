@@ -3,7 +3,7 @@
 //! short-lived program in the harness does it here, so that every output is captured.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
@@ -174,6 +174,47 @@ impl Run {
             elapsed: started.elapsed(),
             stdout: take(stdout),
             stderr: take(stderr),
+            argv: self.argv,
+        })
+    }
+
+    /// Runs a program that waits for something until it says so, a line with `sentence` on standard error, and ends
+    /// it there. What it wrote up to then is captured; there is no exit code.
+    ///
+    /// # Errors
+    /// As [`Run::capture`], or it ended without saying so.
+    pub fn until_it_says(mut self, sentence: &str) -> Result<Captured> {
+        let started = Instant::now();
+        let mut child = self.start(|_| ())?;
+        let stdout = child.stdout.take().map(drain);
+        let stderr = child.stderr.take().context("no standard error")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            let mut lines = BufReader::new(stderr).lines().map_while(Result::ok);
+            while lines.next().is_some_and(|line| sender.send(line).is_ok()) {}
+        });
+        let mut said = String::new();
+        let heard = loop {
+            let left = (started + self.deadline).saturating_duration_since(Instant::now());
+            let Ok(line) = lines.recv_timeout(left) else {
+                break false;
+            };
+            said = said + &line + "\n";
+            if line.contains(sentence) {
+                break true;
+            }
+        };
+        let _ = pid(&child).map(|pid| kill_process_group(pid, Signal::KILL));
+        drop(child.wait());
+        if !heard {
+            bail!("{} did not say {sentence:?}: {said}", display(&self.argv));
+        }
+        Ok(Captured {
+            code: None,
+            signal: Some(Signal::KILL.as_raw()),
+            elapsed: started.elapsed(),
+            stdout: take(stdout),
+            stderr: said.into_bytes(),
             argv: self.argv,
         })
     }

@@ -33,12 +33,25 @@ fn world_with(fault: &str) -> World {
     world
 }
 
-/// What may pass by itself is tried again, here for four seconds only. Everything else ends at once and keeps
-/// the long deadline, for the sake of slow machines.
-fn impatient(mut world: World) -> World {
-    world.settings.overall = "4s";
+/// What may pass by itself is waited for, here for ever: `trustee-agent fetch` must say this sentence while it waits,
+/// blame this party, and give no secret.
+#[track_caller]
+fn waits(world: &mut World, owner: Owner, sentence: &str) {
+    world.settings.overall = "0s";
     world.configure().unwrap();
-    world
+    let said = world.agent(["fetch"]).until_it_says(sentence).unwrap();
+    let line = said.err().lines().last().unwrap_or_default().to_owned();
+    assert!(line.contains("waiting for "), "{said}");
+    assert!(said.stdout.is_empty(), "{said}");
+    let state = fs::read(world.run_dir().join("state.json")).unwrap();
+    let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+    let reason = &state["waiting"][world.path().unwrap().as_str()]["reason"];
+    assert!(
+        reason["why"].as_str().unwrap().contains(sentence),
+        "{reason}"
+    );
+    assert_eq!(reason["owner"], owner.as_str(), "{reason}");
+    assert_eq!(reason["exit_code"], code(owner), "{reason}");
 }
 
 /// `trustee-agent fetch` must fail with this sentence, blame this party, and give no secret.
@@ -63,13 +76,6 @@ fn refused(world: &World, owner: Owner, sentence: &str) -> Captured {
     refused
 }
 
-/// As [`refused`] for what may pass by itself: the agent tries until its deadline and blames whoever failed.
-#[track_caller]
-fn refused_for_now(world: &World, owner: Owner, sentence: &str) {
-    let refused = refused(world, owner, sentence);
-    assert!(refused.err().contains("gave up after"), "{refused}");
-}
-
 /// The exit codes that scripts rely on, written down a second time on purpose.
 fn code(owner: Owner) -> i32 {
     match owner {
@@ -92,18 +98,20 @@ fn without_a_fault_the_secret_comes() {
 
 #[test]
 fn kbs_down() {
-    let mut world = impatient(world());
+    let mut world = world();
+    world.settings.overall = "4s";
+    world.configure().unwrap();
     world.lab.stop().unwrap();
-    refused(&world, Owner::Network, "no connection: ");
+    let refused = refused(&world, Owner::Network, "no connection: ");
+    assert!(refused.err().contains("gave up after"), "{refused}");
 }
 
 #[test]
 fn name_does_not_resolve() {
-    let mut world = impatient(world());
+    let mut world = world();
     world.settings.servers = vec!["https://kbs.invalid:8080".to_owned()];
-    world.configure().unwrap();
-    refused(
-        &world,
+    waits(
+        &mut world,
         Owner::Network,
         "https://kbs.invalid:8080: its name does not resolve",
     );
@@ -111,11 +119,10 @@ fn name_does_not_resolve() {
 
 #[test]
 fn kbs_too_slow() {
-    let mut world = impatient(world_with("delay=attest:20s"));
+    let mut world = world_with("delay=attest:20s");
     world.settings.request = "1s";
-    world.configure().unwrap();
-    refused(
-        &world,
+    waits(
+        &mut world,
         Owner::Network,
         "no complete answer to the evidence within 1 s",
     );
@@ -123,33 +130,32 @@ fn kbs_too_slow() {
 
 #[test]
 fn network_swallows_everything() {
-    let mut world = impatient(world());
+    let mut world = world();
     let proxy = Proxy::start(world.lab.address().unwrap()).unwrap();
     proxy.stall();
     world.settings.servers = vec![format!("https://{}", proxy.address())];
     world.settings.connect = "500ms";
     world.settings.request = "1s";
-    world.configure().unwrap();
-    refused(&world, Owner::Network, "no ");
+    waits(&mut world, Owner::Network, "no ");
 }
 
 #[test]
 fn connection_reset_in_the_middle_of_an_answer() {
-    let mut world = impatient(world());
+    let mut world = world();
     let proxy = Proxy::start(world.lab.address().unwrap()).unwrap();
     world.settings.servers = vec![format!("https://{}", proxy.address())];
     world.configure().unwrap();
-    // The whole handshake fits into the first megabyte; the resource does not.
+    // The whole handshake fits into the first hundred thousand bytes; the resource does not.
     world
         .lab
         .admin(
             &["set-resource", world.path().unwrap().as_str()],
-            &vec![b'x'; 1_500_000],
+            &vec![b'x'; 300_000],
         )
         .unwrap();
-    proxy.reset_after(600_000);
-    refused(
-        &world,
+    proxy.reset_after(150_000);
+    waits(
+        &mut world,
         Owner::Network,
         "the answer to the request for the resource broke off",
     );
@@ -157,9 +163,9 @@ fn connection_reset_in_the_middle_of_an_answer() {
 
 #[test]
 fn kbs_closes_in_the_middle_of_an_answer() {
-    let world = impatient(world_with("drop-mid-body=attest"));
-    refused(
-        &world,
+    let mut world = world_with("drop-mid-body=attest");
+    waits(
+        &mut world,
         Owner::Network,
         "the answer to the evidence broke off",
     );
@@ -311,8 +317,8 @@ fn session_expired_before_the_evidence() {
 
 #[test]
 fn no_session_and_no_token_at_the_resource() {
-    let world = impatient(world_with("error=resource:token-not-found"));
-    refused_for_now(&world, Owner::Server, "it knows no attested session");
+    let mut world = world_with("error=resource:token-not-found");
+    waits(&mut world, Owner::Server, "it knows no attested session");
 }
 
 #[test]
@@ -369,8 +375,8 @@ fn status_413() {
 
 #[test]
 fn status_500() {
-    let world = impatient(world_with("status=resource:500"));
-    refused_for_now(&world, Owner::Server, "it failed (status 500");
+    let mut world = world_with("status=resource:500");
+    waits(&mut world, Owner::Server, "it failed (status 500");
 }
 
 #[test]
@@ -470,14 +476,13 @@ fn a_silent_server_in_front_of_a_live_one() {
 
 #[test]
 fn two_dead_servers_are_both_named() {
-    let mut world = impatient(world());
+    let mut world = world();
     world.lab.stop().unwrap();
     world
         .settings
         .servers
         .push("https://kbs.invalid:8080".to_owned());
-    world.configure().unwrap();
-    refused(&world, Owner::Network, "none of 2 servers helped");
+    waits(&mut world, Owner::Network, "none of 2 servers helped");
 }
 
 #[test]

@@ -107,12 +107,22 @@ pub(super) struct How {
     no_cache: bool,
 }
 
+/// What holds nothing that could boot was named by mistake.
+fn boots(facts: ImageFacts) -> Result<ImageFacts, Error> {
+    let programs = [&facts.boot_loader, &facts.fallback, &facts.kernel];
+    let is_empty = programs.iter().all(|program| program.is_none());
+    match is_empty && facts.shim.is_none() && facts.uki.is_none() {
+        true => Err(Error::NothingBoots { image: facts.name }),
+        false => Ok(facts),
+    }
+}
+
 impl How {
     pub(super) fn load(&self, image: &str) -> Result<ImageFacts, Error> {
         let mut bar = Bar::new();
         let facts = source::load(image, &self.options(), &mut |done, all| bar.set(done, all));
         bar.end();
-        facts
+        facts.and_then(boots)
     }
 
     pub(super) fn choice(&self) -> Choice {

@@ -60,7 +60,7 @@ impl Reference {
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let wrong = || Error::Reference {
             got: text.to_owned(),
-            expected: "an image by digest, host/repository@sha256:…: a tag is not enough, it may be moved",
+            expected: "a file or directory that is there, nor an image by digest, host/repository@sha256:… (a tag may be moved)",
         };
         let text = text.strip_prefix("docker://").unwrap_or(text);
         let (name, digest) = text.split_once('@').ok_or_else(wrong)?;
@@ -78,7 +78,9 @@ impl Reference {
         };
         let repository = repository.split(':').next().unwrap_or_default().to_owned();
         let fits = |c: u8| c.is_ascii_alphanumeric() || b"/._-".contains(&c);
-        let is_good = digest.starts_with("sha256:")
+        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+        let is_digest = |hash: &str| hash.len() == 64 && hash.bytes().all(hex);
+        let is_good = digest.strip_prefix("sha256:").is_some_and(is_digest)
             && !repository.is_empty()
             && repository.bytes().all(fits)
             && !repository
@@ -96,12 +98,15 @@ impl Reference {
     /// The places to ask, in order.
     pub(super) fn places(&self, access: &Access) -> Result<Vec<Registry>, Error> {
         let client = client(access)?;
-        let of_host = access.mirrors.iter().filter_map(|mirror| {
-            let (host, mirror) = mirror.split_once('=')?;
-            (host == self.host).then_some(mirror)
-        });
         let mut places = Vec::new();
-        for mirror in of_host {
+        for text in &access.mirrors {
+            let (of, mirror) = text.split_once('=').ok_or_else(|| Error::Reference {
+                got: text.clone(),
+                expected: "a mirror: HOST=MIRROR or HOST=MIRROR/PREFIX",
+            })?;
+            if of != self.host {
+                continue;
+            }
             let (host, prefix) = mirror.split_once('/').unwrap_or((mirror, ""));
             let repository = match prefix {
                 "" => self.repository.clone(),
@@ -282,7 +287,12 @@ fn client(access: &Access) -> Result<Client, Error> {
     };
     let mut roots = rustls::RootCertStore::empty();
     // A system's bundle may hold what this library does not read; that many others remain.
-    roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+    let (added, _) =
+        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
+    if let Some(file) = access.ca_file.as_ref().filter(|_| added == 0) {
+        let why = "it holds no certificate in PEM (--ca)";
+        return Err(Error::document(file.display().to_string(), why));
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let wrong = |error: &dyn std::fmt::Display| Error::document("the set-up of TLS", error);
     let tls = rustls::ClientConfig::builder_with_provider(provider)

@@ -7,6 +7,7 @@
 //! ([`tar_split`]). So every layer is held against its DiffID as if it came from a registry: what was changed on the disk
 //! since the pull is found. Drivers: `overlay` and `vfs`.
 
+mod disk;
 mod tar_split;
 
 use super::oci::{self, Config, Layers, Manifest};
@@ -14,54 +15,10 @@ use super::place::{is_same_name, split_digest};
 use super::verified::Verified;
 use super::{Options, cache};
 use crate::Error;
-use kbs_protocol::encoding::b64;
+use disk::{Driver, Image, Storage};
 use measured_boot::facts::ImageFacts;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use tar_split::Assembled;
-
-/// One storage, as one driver keeps it.
-struct Storage {
-    root: PathBuf,
-    driver: Driver,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Driver {
-    Overlay,
-    Vfs,
-}
-
-/// A record of `images.json`.
-#[derive(Debug, Clone, Deserialize)]
-struct Image {
-    id: String,
-    #[serde(default)]
-    digest: Option<String>,
-    #[serde(default)]
-    names: Option<Vec<String>>,
-    /// The highest layer.
-    #[serde(default)]
-    layer: Option<String>,
-    #[serde(rename = "big-data-names", default)]
-    data: Option<Vec<String>>,
-}
-
-/// A record of `layers.json`.
-#[derive(Debug, Deserialize)]
-struct Layer {
-    id: String,
-    #[serde(default)]
-    parent: Option<String>,
-    /// Bytes of its archive.
-    #[serde(rename = "diff-size", default)]
-    size: Option<u64>,
-}
+use std::path::PathBuf;
 
 /// Loads an image; `text` is what stands after `containers-storage:`.
 pub(super) fn load(
@@ -84,7 +41,10 @@ pub(super) fn load(
     looked.dedup();
     Err(Error::document(
         format!("containers-storage:{text}"),
-        format!("no image of this name in {}", looked.join(", ")),
+        format!(
+            "no image of this name in {}: `podman images` shows those that are there",
+            looked.join(", ")
+        ),
     ))
 }
 
@@ -159,29 +119,7 @@ fn find<'i>(images: &'i [Image], name: &str) -> Result<Option<&'i Image>, Error>
     }
 }
 
-impl Image {
-    fn has_digest(&self, digest: &str) -> bool {
-        let key = format!("{MANIFEST}-{digest}");
-        digest.strip_prefix("sha256:") == Some(&self.id)
-            || self.digest.as_deref() == Some(digest)
-            || self.data.iter().flatten().any(|known| *known == key)
-    }
-}
-
 impl Storage {
-    /// What the storage lists; `None` where there is none of this driver.
-    fn images(&self) -> Result<Option<Vec<Image>>, Error> {
-        let file = self.directory("images").join("images.json");
-        match file.exists() {
-            true => records(&file).map(Some),
-            false => Ok(None),
-        }
-    }
-
-    fn directory(&self, of: &str) -> PathBuf {
-        self.root.join(format!("{}-{of}", self.driver.name()))
-    }
-
     fn facts(
         &self,
         image: &Image,
@@ -255,70 +193,6 @@ impl Storage {
             false => same("the manifest", named, manifest),
         }
     }
-
-    /// A document of the image.
-    fn data(&self, image: &Image, key: &str) -> Result<Vec<u8>, Error> {
-        let file = self
-            .directory("images")
-            .join(is_plain(&image.id)?)
-            .join(file_name(key));
-        bounded(&file, oci::MAX_CONFIG)
-    }
-
-    /// The image's layers, the lowest first.
-    fn chain(&self, image: &Image) -> Result<Vec<Layer>, Error> {
-        let directory = self.directory("layers");
-        let mut known: BTreeMap<String, Layer> = BTreeMap::new();
-        for file in ["layers.json", "volatile-layers.json"] {
-            let file = directory.join(file);
-            if file.exists() {
-                let layers: Vec<Layer> = records(&file)?;
-                known.extend(layers.into_iter().map(|layer| (layer.id.clone(), layer)));
-            }
-        }
-        let mut chain = Vec::new();
-        let mut next = image.layer.clone().filter(|layer| !layer.is_empty());
-        while let Some(id) = next {
-            // Taken out, so that a chain that bites its tail ends.
-            let layer = known.remove(&id).ok_or_else(|| {
-                Error::document(
-                    directory.display().to_string(),
-                    format!("there is no layer {id}, which an image needs"),
-                )
-            })?;
-            next = layer.parent.clone().filter(|parent| !parent.is_empty());
-            chain.push(layer);
-        }
-        chain.reverse();
-        Ok(chain)
-    }
-
-    /// The archive of a layer, as it was pulled.
-    fn open(&self, layer: &Layer) -> Result<Assembled, Error> {
-        let id = is_plain(&layer.id)?;
-        let files = match self.driver {
-            Driver::Overlay => self.root.join("overlay").join(id).join("diff"),
-            Driver::Vfs => self.root.join("vfs/dir").join(id),
-        };
-        let record = self.directory("layers").join(format!("{id}.tar-split.gz"));
-        if !record.exists() {
-            return Err(Error::document(
-                format!("layer {id} in {}", self.root.display()),
-                "there is no record of its archive (tar-split), so that it cannot be held against its digest: copy the \
-                 image with `skopeo copy containers-storage:… oci:DIRECTORY`",
-            ));
-        }
-        Assembled::open(&record, &files)
-    }
-}
-
-impl Driver {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Overlay => "overlay",
-            Self::Vfs => "vfs",
-        }
-    }
 }
 
 fn same(what: &str, expected: &str, found: &str) -> Result<(), Error> {
@@ -332,50 +206,9 @@ fn same(what: &str, expected: &str, found: &str) -> Result<(), Error> {
     }
 }
 
-/// How the storage calls the file of a document: by its key, where that has lower-case letters, digits and dots only.
-fn file_name(key: &str) -> String {
-    let is_plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'.';
-    match key.bytes().all(is_plain) {
-        true => key.to_owned(),
-        false => format!("={}", b64::encode(key.as_bytes())),
-    }
-}
-
-/// An id becomes a path here.
-fn is_plain(id: &str) -> Result<&str, Error> {
-    match !id.is_empty() && id.bytes().all(|c| c.is_ascii_alphanumeric()) {
-        true => Ok(id),
-        false => Err(Error::Reference {
-            got: id.to_owned(),
-            expected: "an id: letters and digits",
-        }),
-    }
-}
-
-fn records<T: DeserializeOwned>(file: &Path) -> Result<Vec<T>, Error> {
-    let bytes = bounded(file, MAX_RECORDS)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::document(file.display().to_string(), error))
-}
-
-fn bounded(file: &Path, limit: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let read = File::open(file)
-        .and_then(|opened| opened.take(limit.saturating_add(1)).read_to_end(&mut bytes));
-    let read = read.map_err(Error::io("read", file))?;
-    match u64::try_from(read).is_ok_and(|read| read <= limit) {
-        true => Ok(bytes),
-        false => Err(Error::document(
-            file.display().to_string(),
-            format!("more than {limit} bytes"),
-        )),
-    }
-}
-
 fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(bytes))
 }
 
 /// The key of the manifest among the documents of an image.
 const MANIFEST: &str = "manifest";
-const MAX_RECORDS: u64 = 64 * 1024 * 1024;
