@@ -116,8 +116,8 @@ pub(super) fn facts(
 
 /// What a manifest says of the sizes of its layers is held against each of them while it passes.
 fn bounded(manifest: &Manifest, name: &str, most: u64) -> Result<(), Error> {
-    let sizes = manifest.layers.iter().map(|layer| layer.size);
-    let all = sizes.fold(Some(0_u64), |all, size| all?.checked_add(size?));
+    let mut sizes = manifest.layers.iter().map(|layer| layer.size);
+    let all = sizes.try_fold(0_u64, |all, size| all.checked_add(size?));
     match all {
         Some(all) if all <= most => Ok(()),
         Some(all) => Err(Error::document(

@@ -289,9 +289,9 @@ fn client(access: &Access) -> Result<Client, Error> {
     // A system's bundle may hold what this library does not read; that many others remain.
     let (added, _) =
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
-    if let Some(file) = access.ca_file.as_ref().filter(|_| added == 0) {
+    if let Some(given) = access.ca_file.as_ref().filter(|_| added == 0) {
         let why = "it holds no certificate in PEM (--ca)";
-        return Err(Error::document(file.display().to_string(), why));
+        return Err(Error::document(given.to_string(), why));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let wrong = |error: &dyn std::fmt::Display| Error::document("the set-up of TLS", error);
