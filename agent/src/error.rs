@@ -48,7 +48,7 @@ pub enum Error {
     #[error("{error}; asked for {path}")]
     Secret {
         /// The resource path.
-        path: ResourcePath,
+        path: Box<ResourcePath>,
         /// What is wrong with it.
         error: kbs_protocol::Error,
     },

@@ -289,7 +289,7 @@ pub(crate) fn read_secret(
         Ok(secret)
     });
     read.map_err(|error| Error::Secret {
-        path: path.clone(),
+        path: Box::new(path.clone()),
         error,
     })
 }

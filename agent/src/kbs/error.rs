@@ -105,12 +105,12 @@ pub enum KbsError {
         location: String,
     },
     /// The server said no.
-    #[error("{server}: {refusal}{}", Asked(asked.as_ref()))]
+    #[error("{server}: {refusal}{}", Asked(asked.as_deref()))]
     Refused {
         /// The server.
         server: ServerUrl,
         /// The resource, if one was asked for.
-        asked: Option<ResourcePath>,
+        asked: Option<Box<ResourcePath>>,
         /// What it said, understood.
         refusal: Refusal,
         /// Age of the session when it said so.

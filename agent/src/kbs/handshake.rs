@@ -217,7 +217,7 @@ fn expect_ok(
     let refusal = Refusal::read(step, answer.status, &answer.body);
     Err(KbsError::Refused {
         server: http.server.clone(),
-        asked: asked.cloned(),
+        asked: asked.cloned().map(Box::new),
         retry_after: answer
             .retry_after
             .filter(|_| refusal.kind == RefusalKind::Busy),
