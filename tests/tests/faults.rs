@@ -173,9 +173,9 @@ fn kbs_closes_in_the_middle_of_an_answer() {
 
 #[test]
 fn kbs_crashes_on_the_request() {
-    let world = impatient(world_with("drop-before=attest"));
-    refused(
-        &world,
+    let mut world = world_with("drop-before=attest");
+    waits(
+        &mut world,
         Owner::Server,
         "it closed the connection instead of answering the evidence",
     );

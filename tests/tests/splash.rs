@@ -2,7 +2,12 @@
 //! A node that waits says so on Plymouth's splash too. What listens here is no Plymouth, and reads its requests as strictly
 //! as one does.
 
-#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "in a test a panic is the report"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
