@@ -67,4 +67,4 @@ pub(super) fn definitions_yaml(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
