@@ -5,7 +5,7 @@
 
 use crate::clock::unix_now;
 use crate::{jws, keys};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -33,8 +33,12 @@ impl AdminClient {
     /// Reads `admin.key` and `ca.pem` in `dir`. Nothing is sent yet.
     ///
     /// # Errors
-    /// When a file is missing or damaged.
+    /// When a file is missing or damaged, or the URL is none.
     pub fn open(dir: &Path, url: &str) -> anyhow::Result<Self> {
+        ensure!(
+            url.starts_with("https://") || url.starts_with("http://"),
+            "{url:?} is no URL of a KBS: it says `listening on https://…` when it starts"
+        );
         let mut roots = rustls::RootCertStore::empty();
         roots.add(keys::ca(dir)?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -91,14 +91,17 @@ impl Faults {
     /// # Errors
     /// When the spelling is wrong; the message says what was expected.
     pub fn set_text(&self, text: &str) -> anyhow::Result<()> {
-        match text.rsplit_once('*') {
-            Some((fault, times)) => {
-                let times = times.parse().context("after * comes a number of times")?;
-                self.set_times(fault.parse()?, times);
+        let set = || {
+            match text.rsplit_once('*') {
+                Some((fault, times)) => {
+                    let times = times.parse().context("after * comes a number of times")?;
+                    self.set_times(fault.parse()?, times);
+                }
+                None => self.set(text.parse()?),
             }
-            None => self.set(text.parse()?),
-        }
-        Ok(())
+            anyhow::Ok(())
+        };
+        set().with_context(|| format!("the fault {text:?} is none of those in `lab-kbs --help`"))
     }
 
     /// Switches everything off.

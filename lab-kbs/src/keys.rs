@@ -140,36 +140,36 @@ pub(crate) fn tls(
 ) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
     let chain = CertificateDer::pem_slice_iter(&read(dir, TLS_CERTIFICATE)?)
         .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{TLS_CERTIFICATE} is not PEM"))?;
+        .with_context(|| damaged(dir, TLS_CERTIFICATE, "PEM"))?;
     let key = PrivateKeyDer::from_pem_slice(&read(dir, TLS_KEY)?)
-        .with_context(|| format!("{TLS_KEY} is not a private key in PEM"))?;
+        .with_context(|| damaged(dir, TLS_KEY, "a private key in PEM"))?;
     Ok((chain, key))
 }
 
 /// The CA that clients of this laboratory trust.
 pub(crate) fn ca(dir: &Path) -> anyhow::Result<CertificateDer<'static>> {
-    CertificateDer::from_pem_slice(&read(dir, CA)?).with_context(|| format!("{CA} is not PEM"))
+    CertificateDer::from_pem_slice(&read(dir, CA)?).with_context(|| damaged(dir, CA, "PEM"))
 }
 
 /// The token signer's key and the DER of its certificate.
 pub(crate) fn token_signer(dir: &Path) -> anyhow::Result<(p256::ecdsa::SigningKey, Vec<u8>)> {
     let key = p256::ecdsa::SigningKey::from_pkcs8_pem(&read_text(dir, TOKEN_KEY)?)
-        .with_context(|| format!("{TOKEN_KEY} is not an EC P-256 key"))?;
+        .with_context(|| damaged(dir, TOKEN_KEY, "an EC P-256 key"))?;
     let certificate = CertificateDer::from_pem_slice(&read(dir, TOKEN_CERTIFICATE)?)
-        .with_context(|| format!("{TOKEN_CERTIFICATE} is not PEM"))?;
+        .with_context(|| damaged(dir, TOKEN_CERTIFICATE, "PEM"))?;
     Ok((key, certificate.to_vec()))
 }
 
 /// The administrator's private key.
 pub(crate) fn admin(dir: &Path) -> anyhow::Result<ed25519_dalek::SigningKey> {
     ed25519_dalek::SigningKey::from_pkcs8_pem(&read_text(dir, ADMIN_KEY)?)
-        .with_context(|| format!("{ADMIN_KEY} is not an Ed25519 key"))
+        .with_context(|| damaged(dir, ADMIN_KEY, "an Ed25519 key"))
 }
 
 /// The administrator's public key: all that the server needs.
 pub(crate) fn admin_public(dir: &Path) -> anyhow::Result<ed25519_dalek::VerifyingKey> {
     ed25519_dalek::VerifyingKey::from_public_key_pem(&read_text(dir, ADMIN_PUBLIC)?)
-        .with_context(|| format!("{ADMIN_PUBLIC} is not an Ed25519 key"))
+        .with_context(|| damaged(dir, ADMIN_PUBLIC, "an Ed25519 key"))
 }
 
 fn all_exist(dir: &Path, names: &[&str]) -> bool {
@@ -187,7 +187,16 @@ fn read(dir: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
 }
 
 fn read_text(dir: &Path, name: &str) -> anyhow::Result<String> {
-    String::from_utf8(read(dir, name)?).with_context(|| format!("{name} is not PEM"))
+    String::from_utf8(read(dir, name)?).with_context(|| damaged(dir, name, "PEM"))
+}
+
+/// What to do about a file that is there and is not what it should be.
+fn damaged(dir: &Path, name: &str, what: &str) -> String {
+    let path = dir.join(name);
+    let path = path.display();
+    format!(
+        "{path} is not {what}: remove it, and `lab-kbs init` makes it anew, with what belongs to it"
+    )
 }
 
 fn write(dir: &Path, name: &str, text: &str, mode: u32) -> anyhow::Result<()> {

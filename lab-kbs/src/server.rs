@@ -44,6 +44,7 @@ impl Server {
         let shared = Arc::new(Shared::new(options)?);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(WORKERS)
+            .max_blocking_threads(handlers())
             .thread_name("lab-kbs")
             .enable_all()
             .build()
@@ -273,6 +274,12 @@ fn tls_config(options: &Options) -> anyhow::Result<rustls::ServerConfig> {
 
 fn url(address: SocketAddr, tls: bool) -> String {
     format!("{}://{address}", if tls { "https" } else { "http" })
+}
+
+/// How many requests are worked on at a time; the others wait for their turn. With all of a storm at work at
+/// once, each would be slow, and policies have a time limit: approved nodes would be refused for the load.
+fn handlers() -> usize {
+    std::thread::available_parallelism().map_or(WORKERS, std::num::NonZero::get)
 }
 
 const WORKERS: usize = 2;

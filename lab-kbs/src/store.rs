@@ -44,7 +44,10 @@ impl Store {
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
         let state = match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| {
-                format!("{} is not a state file of this version", path.display())
+                format!(
+                    "{} is not a state file of this version: remove it to begin without any state",
+                    path.display()
+                )
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => State::default(),
             Err(error) => {

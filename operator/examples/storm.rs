@@ -26,7 +26,7 @@ use kbs_protocol::resource::Volume;
 use kbs_protocol::resource_secret::ResourceSecret;
 use kbs_protocol::runtime_data::RuntimeDigest;
 use rsa::traits::PrivateKeyParts as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -89,6 +89,7 @@ fn main() {
         }
     });
     report(count, &tally, &seconds);
+    refusals(&lab);
 }
 
 /// What the nodes met.
@@ -232,6 +233,25 @@ fn report(count: usize, tally: &Tally, seconds: &[(usize, usize)]) {
     );
     println!();
     plot(seconds);
+}
+
+/// A node that is refused waits for an administrator, minutes. All here are approved: each refusal that nobody injected is
+/// a fault of the server, and ends this with 1.
+fn refusals(lab: &Lab) {
+    let mut causes = BTreeMap::<String, usize>::new();
+    for one in lab.server.requests() {
+        let cause = one.cause.unwrap_or_default();
+        if !cause.is_empty() && !cause.starts_with("fault:") {
+            let cause = format!("{} of {}: {cause}", one.status, one.path);
+            *causes.entry(cause).or_default() += 1;
+        }
+    }
+    for (cause, times) in &causes {
+        eprintln!("storm: {times} times {cause}");
+    }
+    if !causes.is_empty() {
+        std::process::exit(1);
+    }
 }
 
 /// Bars of requests over time, in at most so many lines.

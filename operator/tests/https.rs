@@ -23,6 +23,7 @@ use sheepfold_tests::swtpm::SoftTpm;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 use trustee_agent::config::Config;
 use trustee_agent::kbs::{KbsError, Patience, Registrar};
 
@@ -70,8 +71,8 @@ impl Service {
         Registrar::new(&config.enroll.unwrap(), &config.timeouts).unwrap()
     }
 
-    /// One request written by hand: the answer's head, and the refusal in its body.
-    fn ask(&self, head: &str, body: &[u8]) -> (String, Refusal) {
+    /// A connection to speak on.
+    fn connect(&self) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
         let mut roots = rustls::RootCertStore::empty();
         roots
             .add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap())
@@ -85,7 +86,14 @@ impl Service {
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
         let tcp = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let mut stream = rustls::StreamOwned::new(tls, tcp);
+        // Longer than the server waits for anything here.
+        tcp.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
+        rustls::StreamOwned::new(tls, tcp)
+    }
+
+    /// One request written by hand: the answer's head, and the refusal in its body.
+    fn ask(&self, head: &str, body: &[u8]) -> (String, Refusal) {
+        let mut stream = self.connect();
         let head = format!(
             "{head} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
@@ -196,4 +204,35 @@ fn strangers_get_short_answers() {
     assert!(answer.contains("retry-after: 5"), "{answer}");
     assert_eq!(refusal.error, RefusalKind::TooManyRequests);
     assert_eq!(world.audit().len(), 4, "a line for each decision");
+}
+
+#[test]
+fn strangers_who_say_too_much_or_nothing_are_let_go() {
+    let world = World::new(Identity::TrustOnFirstUse);
+    let service = Service::start(&world, &Limits::default());
+    // Until the server closes: without an answer, or with one that is no refusal of ours.
+    let rest = |mut stream: rustls::StreamOwned<_, TcpStream>| {
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}"),
+            Ok(_) => {}
+        }
+        String::from_utf8(answer).unwrap()
+    };
+    let mut long = service.connect();
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n",
+        "x".repeat(20_000)
+    );
+    let _ = long.write_all(head.as_bytes());
+    let answer = rest(long);
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+
+    // Half a head, and not even TLS: both are waited for at the same time.
+    let mut half = service.connect();
+    half.write_all(b"GET / HTTP/1.1\r\nHost").unwrap();
+    let mut silent = service.connect().sock;
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0, "closed");
+    assert_eq!(rest(half), "");
+    assert_eq!(world.audit().len(), 0);
 }

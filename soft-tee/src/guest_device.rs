@@ -7,19 +7,17 @@
 //!
 //! What the kernel does between this request and the processor (encryption, sequence numbers) is not here.
 
-use crate::configfs::NEVER;
+use crate::configfs::{NEVER, attributes};
 use anyhow::{Context as _, Result};
 use fuser::{
-    BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, MountOption, OpenFlags, ReplyAttr, ReplyEntry, ReplyIoctl,
-    ReplyOpen, Request,
+    BackgroundSession, Config, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    IoctlFlags, MountOption, OpenFlags, ReplyAttr, ReplyEntry, ReplyIoctl, ReplyOpen, Request,
 };
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::UNIX_EPOCH;
 
 /// Makes a report over 64 bytes.
 pub type Device = Box<dyn FnMut([u8; 64]) -> Vec<u8> + Send>;
@@ -195,30 +193,8 @@ impl Filesystem for Files {
     }
 }
 
-fn attributes(inode: u64) -> FileAttr {
-    FileAttr {
-        kind: match inode {
-            FILE => FileType::RegularFile,
-            _ => FileType::Directory,
-        },
-        perm: if inode == FILE { 0o600 } else { 0o755 },
-        ino: INodeNo(inode),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
-    }
-}
-
 const NAME: &str = "sev-guest";
+/// A regular file, for [`attributes`].
 const FILE: u64 = 2;
 /// `_IOWR('S', 0x0, struct snp_guest_request_ioctl)`, a structure of 32 bytes.
 const SNP_GET_REPORT: u32 = 0xc020_5300;

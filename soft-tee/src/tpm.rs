@@ -22,6 +22,10 @@ pub struct SoftTpm {
     pub pcrs: Vec<[u8; 32]>,
     /// TPML_PCR_SELECTION as quoted, in hex.
     pub selection: &'static str,
+    /// TPMS_CLOCK_INFO.clock, in milliseconds.
+    pub clock: u64,
+    /// TPMS_CLOCK_INFO.resetCount: how often it was started.
+    pub resets: u32,
 }
 
 /// A quote: TPMS_ATTEST, and the RSASSA signature without a structure around it.
@@ -47,6 +51,8 @@ impl SoftTpm {
             ak: AKS[index].clone(),
             pcrs,
             selection: FULL_SELECTION,
+            clock: 1,
+            resets: 2,
         }
     }
 
@@ -75,6 +81,15 @@ impl SoftTpm {
         json!({ "pcr04": self.pcr(4), "pcr07": self.pcr(7), "pcr14": self.pcr(14) })
     }
 
+    /// In a machine that has booted what shows these PCRs, spelt as in [`Self::boot_tuple`].
+    pub fn showing(mut self, boot_tuple: &Value) -> Self {
+        for (name, value) in boot_tuple.as_object().unwrap() {
+            let number: usize = name.trim_start_matches("pcr").parse().unwrap();
+            self.pcrs[number] = unhex(value.as_str().unwrap()).try_into().unwrap();
+        }
+        self
+    }
+
     /// TPM2_Quote with this qualifying data.
     pub fn quote(&self, extra_data: &[u8]) -> Quote {
         let digest = Sha256::digest(self.pcrs.concat());
@@ -83,7 +98,9 @@ impl SoftTpm {
             &unhex("ff54434780180000")[..],
             &length,
             extra_data,
-            &unhex("000000000000000100000002000000030100000000000000ff"),
+            &self.clock.to_be_bytes(),
+            &self.resets.to_be_bytes(),
+            &unhex("000000030100000000000000ff"),
             &unhex(self.selection),
             &[0, 32],
             &digest,

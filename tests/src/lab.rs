@@ -4,6 +4,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -12,15 +13,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::leash::Leash;
 use crate::paths;
 use crate::process::{Captured, Run};
 
-/// A running laboratory KBS; it ends when dropped, its directory stays.
+/// A running laboratory KBS; it ends when dropped, or when this process is killed. Its directory stays.
 #[derive(Debug)]
 pub struct Lab {
     dir: PathBuf,
     url: String,
     child: Child,
+    leash: Option<Leash>,
 }
 
 impl Lab {
@@ -46,6 +49,7 @@ impl Lab {
             .arg(dir)
             .args(["--listen", listen])
             .args(options)
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -61,6 +65,7 @@ impl Lab {
         let mut lab = Self {
             dir: dir.to_path_buf(),
             url: String::new(),
+            leash: Some(Leash::on(&child)?),
             child,
         };
         let Ok(line) = lines.recv_timeout(READY) else {
@@ -129,6 +134,7 @@ impl Lab {
     /// # Errors
     /// It cannot be ended.
     pub fn stop(&mut self) -> Result<()> {
+        drop(self.leash.take());
         self.child.kill().context("cannot end lab-kbs")?;
         self.child.wait().context("cannot wait for lab-kbs")?;
         Ok(())

@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod document;
 pub mod key_socket;
 pub mod lab;
+pub mod leash;
 pub mod luks;
 pub mod node_root;
 pub mod paths;

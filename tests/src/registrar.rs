@@ -12,17 +12,19 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::leash::Leash;
 use crate::paths;
 use crate::process::Run;
 use crate::swtpm::{Authority, SoftTpm};
 use crate::world::World;
 
-/// A running registrar; it ends when dropped, its list of nodes stays.
+/// A running registrar; it ends when dropped, or when this process is killed. Its list of nodes stays.
 #[derive(Debug)]
 pub struct Registrar {
     dir: PathBuf,
     url: String,
     child: Child,
+    leash: Option<Leash>,
 }
 
 impl Registrar {
@@ -70,6 +72,7 @@ impl Registrar {
         Ok(Self {
             dir: dir.to_path_buf(),
             url,
+            leash: Some(Leash::on(&child)?),
             child,
         })
     }
@@ -82,6 +85,7 @@ impl Registrar {
     pub fn restart_under(&mut self, wrapper: &[String]) -> Result<()> {
         self.stop();
         (self.child, self.url) = serve(&self.config_file(), wrapper, &[])?;
+        self.leash = Some(Leash::on(&self.child)?);
         Ok(())
     }
 
@@ -137,6 +141,7 @@ impl Registrar {
 impl Registrar {
     /// With what it was wrapped in.
     fn stop(&mut self) {
+        drop(self.leash.take());
         let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         if let Some(group) = group {
             // Already gone is fine.

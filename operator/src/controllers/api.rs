@@ -72,4 +72,4 @@ pub(super) fn definitions_yaml(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -316,3 +316,6 @@ const AT_ONCE: usize = 16;
 const MESSAGE: usize = 2000;
 /// Of an Event, in characters; the API allows 1024.
 const NOTE: usize = 1000;
+
+#[cfg(test)]
+mod tests;

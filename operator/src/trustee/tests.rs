@@ -16,6 +16,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 fn spec(spec: Value) -> TrustedExecutionClusterSpec {
     serde_json::from_value(spec).unwrap()
@@ -232,6 +234,10 @@ fn pods_are_restricted() {
         pod["automountServiceAccountToken"], false,
         "it asks the API server nothing"
     );
+    assert_eq!(
+        pod["enableServiceLinks"], false,
+        "variables about Services would read as settings"
+    );
     for container in pod["containers"].as_array().unwrap() {
         let context = &container["securityContext"];
         assert_eq!(context["allowPrivilegeEscalation"], false);
@@ -250,7 +256,18 @@ fn pods_are_restricted() {
             .find(|key| *key != "name")
             .unwrap();
         assert!(kinds.contains(&kind.as_str()), "{kind}");
+        if kind == "secret" {
+            assert_eq!(volume["secret"]["defaultMode"], 0o440, "nobody else's");
+        }
     }
+    let container = &pod["containers"][0];
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        let is_written = ["storage", "tmp"].contains(&mount["name"].as_str().unwrap());
+        assert_eq!(mount["readOnly"] == true, !is_written, "{mount}");
+    }
+    // At debug level it logs evidence and tokens.
+    let log = json!({"name": "RUST_LOG", "value": "info"});
+    assert!(container["env"].as_array().unwrap().contains(&log));
 }
 
 #[test]
@@ -353,11 +370,9 @@ fn a_volume_has_one_user_and_a_database_many() {
         of(&all, "Deployment")["spec"]["strategy"],
         json!({"type": "Recreate"})
     );
-    assert_eq!(
-        of(&all, "NetworkPolicy")["spec"]["egress"],
-        json!([]),
-        "nothing to ask anybody"
-    );
+    let policy = &of(&all, "NetworkPolicy")["spec"];
+    assert_eq!(policy["egress"], json!([]), "nothing to ask anybody");
+    assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]));
 
     for (kind, variable, port) in [
         ("Postgres", "POSTGRES_URL", 5432),
@@ -492,6 +507,17 @@ fn a_certificate_that_is_made_here_is_good_for_its_names_and_nothing_else() {
     verified(anchor).unwrap();
     end.verify_is_valid_for_subject_name(&ServerName::try_from(short.as_str()).unwrap())
         .unwrap();
+    // Whoever has the server's key has no authority, and the authority has none below it.
+    let read = |der: &'static [u8]| X509Certificate::from_der(der).unwrap().1;
+    let (own, above) = (read(leaf.to_vec().leak()), read(ca.to_vec().leak()));
+    let is_ca = |certificate: &X509Certificate<'_>| {
+        let constraints = certificate.basic_constraints().unwrap()?.value.clone();
+        constraints.ca.then_some(constraints.path_len_constraint)
+    };
+    assert_eq!((is_ca(&own), is_ca(&above)), (None, Some(Some(0))));
+    let purposes = own.extended_key_usage().unwrap().unwrap().value;
+    assert!(purposes.server_auth && !purposes.client_auth && !purposes.any);
+
     let stranger = keys::authority().unwrap();
     let stranger = CertificateDer::from_pem_slice(stranger.certificate.as_bytes()).unwrap();
     verified(webpki::anchor_from_trusted_cert(&stranger).unwrap()).unwrap_err();
@@ -506,6 +532,10 @@ fn what_is_no_tls_is_said_by_its_entry() {
         let mut without = good.clone();
         without.remove(entry);
         let why = Tls::read(&without).unwrap_err();
+        assert!(why.contains(&format!("no {entry}")), "{why}");
+        let mut empty = good.clone();
+        empty.insert(entry.to_owned(), Vec::new());
+        let why = Tls::read(&empty).unwrap_err();
         assert!(why.contains(&format!("no {entry}")), "{why}");
         if entry != tls::KEY {
             let mut bad = good.clone();

@@ -15,22 +15,20 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kbs_protocol::Tee;
 use kbs_protocol::jwe::ResourceJwe;
 use kbs_protocol::message::{Challenge, RuntimeData};
 use kbs_protocol::runtime_data::RuntimeDigest;
 use kbs_protocol::tee_key::TeeKey;
-use kbs_protocol::{NodeId, Tee};
 use lab_kbs::keys::{self, InitOptions};
 use lab_kbs::{Options, Server};
-use rsa::pkcs8::EncodePublicKey as _;
-use rsa::signature::{SignatureEncoding as _, Signer as _};
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use sheepfold_operator::provision::{self, Outcome, Run, Wishes};
+use soft_tee::tpm::SoftTpm;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// A running laboratory and a directory that describes a cluster behind it.
@@ -320,73 +318,48 @@ pub fn client(lab: &Path) -> reqwest::blocking::Client {
         .unwrap()
 }
 
-/// An attestation key without a TPM around it.
+/// A TPM's attestation key in a machine before switch-root.
 #[derive(Clone)]
-pub struct Tpm(rsa::RsaPrivateKey, BTreeMap<usize, [u8; 32]>);
-
-static AKS: LazyLock<[rsa::RsaPrivateKey; 3]> = LazyLock::new(|| {
-    [(); 3].map(|()| rsa::RsaPrivateKey::new(&mut rand_core::OsRng, 2048).unwrap())
-});
+pub struct Tpm(SoftTpm);
 
 impl Tpm {
     /// One of three, the same for all tests of a file.
     pub fn number(index: usize) -> Self {
-        Self::of(AKS[index].clone())
+        Self::of(SoftTpm::number(index).ak)
     }
 
     /// With this key.
-    pub fn of(key: rsa::RsaPrivateKey) -> Self {
-        Self(key, BTreeMap::new())
+    pub fn of(ak: rsa::RsaPrivateKey) -> Self {
+        let mut tpm = SoftTpm::number(0);
+        tpm.ak = ak;
+        // All zero but those of the boot.
+        for (number, pcr) in tpm.pcrs.iter_mut().enumerate() {
+            if ![4, 7, 14].contains(&number) {
+                *pcr = [0; 32];
+            }
+        }
+        Self(tpm)
     }
 
     /// In a machine that has booted what shows these PCRs.
-    pub fn showing(mut self, boot_tuple: &Value) -> Self {
-        for (name, value) in boot_tuple.as_object().unwrap() {
-            let number = name.trim_start_matches("pcr").parse().unwrap();
-            let value = unhex(value.as_str().unwrap()).try_into().unwrap();
-            self.1.insert(number, value);
-        }
-        self
-    }
-
-    fn spki(&self) -> Vec<u8> {
-        self.0
-            .to_public_key()
-            .to_public_key_der()
-            .unwrap()
-            .into_vec()
+    pub fn showing(self, boot_tuple: &Value) -> Self {
+        Self(self.0.showing(boot_tuple))
     }
 
     pub fn ak_public(&self) -> String {
-        STANDARD.encode(self.spki())
+        self.0.ak_public()
     }
 
     pub fn node(&self) -> String {
-        NodeId::from_spki_der(&self.spki()).to_string()
+        self.0.node_id().to_string()
     }
 
     pub fn root(&self) -> String {
         format!("default/{}/root", self.node())
     }
 
-    /// All zero but those of the boot, as before switch-root.
-    fn pcrs(&self) -> Vec<[u8; 32]> {
-        let value = |number: u8| {
-            if [4, 7, 14].contains(&number) {
-                number
-            } else {
-                0
-            }
-        };
-        let usual = (0..24).map(|number| [value(number); 32]).enumerate();
-        usual
-            .map(|(number, usual)| self.1.get(&number).copied().unwrap_or(usual))
-            .collect()
-    }
-
     pub fn boot_tuple(&self) -> Value {
-        let pcrs = self.pcrs();
-        json!({ "pcr04": hex(&pcrs[4]), "pcr07": hex(&pcrs[7]), "pcr14": hex(&pcrs[14]) })
+        self.0.boot_tuple()
     }
 
     /// What it says of its volumes, each by its path and the id of its key, at a time of its clock.
@@ -402,49 +375,13 @@ impl Tpm {
 
     /// A quote over this, as the TPM would give it.
     pub fn evidence(&self, extra_data: &[u8]) -> Value {
-        self.evidence_at(extra_data, 1, 2)
+        self.0.evidence(extra_data)
     }
 
     /// The same, at a time of its clock and after so many resets.
     pub fn evidence_at(&self, extra_data: &[u8], clock: u64, resets: u32) -> Value {
-        let pcrs = self.pcrs();
-        let message = [
-            unhex("ff54434780180000"),
-            u16::try_from(extra_data.len())
-                .unwrap()
-                .to_be_bytes()
-                .to_vec(),
-            extra_data.to_vec(),
-            clock.to_be_bytes().to_vec(),
-            resets.to_be_bytes().to_vec(),
-            unhex("000000030100000000000000ff"),
-            unhex("00000001000b03ffffff"),
-            vec![0, 32],
-            Sha256::digest(pcrs.concat()).to_vec(),
-        ]
-        .concat();
-        let signature = rsa::pkcs1v15::SigningKey::<Sha256>::new(self.0.clone())
-            .sign(&message)
-            .to_vec();
-        let signature = [unhex("0014000b0100"), signature].concat();
-        json!({
-            "ak_public": self.ak_public(),
-            "tpm_quote": {
-                "message": STANDARD.encode(message),
-                "signature": STANDARD.encode(signature),
-                "pcrs": pcrs.iter().map(|pcr| hex(pcr)).collect::<Vec<_>>(),
-            },
-        })
+        let mut tpm = self.0.clone();
+        (tpm.clock, tpm.resets) = (clock, resets);
+        tpm.evidence(extra_data)
     }
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    (0..text.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
-        .collect()
 }

@@ -58,11 +58,9 @@ fn the_first_node_is_handed_over_with_its_disk() {
         eprintln!("SKIPPED: {program} is not installed, so nothing was tested here");
         return;
     }
-    let mut world = World::new().unwrap();
+    let world = World::new().unwrap();
     // Its first attestation makes its key; nobody knows it yet.
     world.run(world.agent(["attest"])).unwrap();
-    world.settings.overall = "3s";
-    world.configure().unwrap();
     let dir = directory(&world);
     let program = sheepfold_tests::paths::binary("sheepfold-operator").unwrap();
     let run = |arguments: &[&str]| {

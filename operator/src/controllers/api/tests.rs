@@ -3,26 +3,71 @@
 //! The rules of the definitions, evaluated as an API server does, and held against the same rules in the
 //! operator. The definitions that are committed are those that are derived.
 
-use super::{ApprovedImage, Machine, TrustedExecutionCluster, crds, crds_yaml};
+use super::{ApprovedImage, AttestationKey, Machine, TrustedExecutionCluster, crds, crds_yaml};
 use crate::controllers::inventory::{Dirty, Inventory};
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
-/// Whether the rules of this kind let the change from `old` to `new` through.
-fn allowed<K: CustomResourceExt>(new: &Value, old: Option<&Value>) -> Result<(), String> {
-    let crd = serde_json::to_value(K::crd()).unwrap();
-    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
-    assert!(schema["x-kubernetes-validations"].is_array());
-    let validator = kube_cel::Validator::new();
-    validator
-        .validate(schema, new, old)
-        .map_err(|errors| format!("{errors:?}"))
+/// The rules of one definition, and those that alone have refused something.
+pub(crate) struct Rules {
+    schema: Value,
+    needed: BTreeSet<String>,
 }
 
-#[track_caller]
-fn refused<K: CustomResourceExt>(new: &Value, old: Option<&Value>, message: &str) {
-    let why = allowed::<K>(new, old).expect_err("let through");
-    assert!(why.contains(message), "{message:?} is not in {why}");
+impl Rules {
+    pub(crate) fn of<K: CustomResourceExt>() -> Self {
+        let crd = serde_json::to_value(K::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        Self {
+            schema: schema.clone(),
+            needed: BTreeSet::new(),
+        }
+    }
+
+    /// They let the change from `old` to `new` through.
+    #[track_caller]
+    pub(crate) fn allowed(&self, new: &Value, old: Option<&Value>) {
+        let checked = kube_cel::Validator::new().validate(&self.schema, new, old);
+        assert!(checked.is_ok(), "{new}: {checked:?}");
+    }
+
+    #[track_caller]
+    pub(crate) fn refused(&mut self, new: &Value, old: Option<&Value>, message: &str) {
+        let checked = kube_cel::Validator::new().validate(&self.schema, new, old);
+        let errors = checked.expect_err("let through").into_vec();
+        assert!(
+            errors.iter().any(|one| one.message.contains(message)),
+            "{message:?} is not in {errors:?}"
+        );
+        if let [only] = errors.as_slice() {
+            self.needed.insert(only.rule.clone());
+        }
+    }
+
+    /// Without any of them something that was refused would have been let through.
+    #[track_caller]
+    pub(crate) fn each_was_needed(&self) {
+        let mut all = BTreeSet::new();
+        collect(&self.schema, &mut all);
+        assert_eq!(all, self.needed);
+    }
+}
+
+fn collect(schema: &Value, rules: &mut BTreeSet<String>) {
+    let own = schema["x-kubernetes-validations"].as_array();
+    rules.extend(
+        own.into_iter()
+            .flatten()
+            .map(|one| one["rule"].as_str().unwrap().to_owned()),
+    );
+    let members = schema["properties"].as_object();
+    for member in members.into_iter().flat_map(|members| members.values()) {
+        collect(member, rules);
+    }
+    if schema["items"].is_object() {
+        collect(&schema["items"], rules);
+    }
 }
 
 #[test]
@@ -51,32 +96,34 @@ fn the_committed_definitions_are_the_derived_ones() {
 
 #[test]
 fn rules_for_clusters() {
+    let mut rules = Rules::of::<TrustedExecutionCluster>();
     let kbs = |kbs: Value| json!({"kbs": kbs});
     let key = json!({"secret": "kbs-admin"});
     let good = kbs(json!({"url": "https://kbs:8080", "ca": "pem", "adminKey": key}));
-    allowed::<TrustedExecutionCluster>(&good, None).unwrap();
-    allowed::<TrustedExecutionCluster>(&json!({}), None).unwrap();
+    rules.allowed(&good, None);
+    rules.allowed(&json!({}), None);
     let plain = json!({"url": "http://kbs:8080", "adminKey": key});
-    refused::<TrustedExecutionCluster>(&kbs(plain.clone()), None, "begins with https://");
+    rules.refused(&kbs(plain.clone()), None, "begins with https://");
     let mut laboratory = plain;
     laboratory["insecureHttp"] = json!(true);
-    allowed::<TrustedExecutionCluster>(&kbs(laboratory), None).unwrap();
+    rules.allowed(&kbs(laboratory), None);
     let nobody = kbs(json!({"url": "https://kbs:8080", "adminKey": key}));
-    refused::<TrustedExecutionCluster>(&nobody, None, "ca is needed");
+    rules.refused(&nobody, None, "ca is needed");
     let escrow = |evidence: Value, even: Value| json!({"evidence": evidence, "recovery": {"passphrase": "escrowed", "evenWhenConfidential": even}});
-    allowed::<TrustedExecutionCluster>(&escrow(json!(["tpm"]), json!(false)), None).unwrap();
+    rules.allowed(&escrow(json!(["tpm"]), json!(false)), None);
     let confidential = escrow(json!(["tpm", "snp+tpm"]), json!(false));
-    refused::<TrustedExecutionCluster>(&confidential, None, "evenWhenConfidential");
+    rules.refused(&confidential, None, "evenWhenConfidential");
     let meant = escrow(json!(["snp+tpm"]), json!(true));
-    allowed::<TrustedExecutionCluster>(&meant, None).unwrap();
+    rules.allowed(&meant, None);
     let (ak, init_data) = (json!({"identity": "ak"}), json!({"identity": "init-data"}));
-    allowed::<TrustedExecutionCluster>(&ak, Some(&ak)).unwrap();
-    refused::<TrustedExecutionCluster>(&init_data, Some(&ak), "identity cannot change");
-    refused::<TrustedExecutionCluster>(&json!({}), Some(&ak), "identity cannot change");
+    rules.allowed(&ak, Some(&ak));
+    rules.refused(&init_data, Some(&ak), "identity cannot change");
+    rules.refused(&json!({}), Some(&ak), "identity cannot change");
+    rules_for_a_trustee_that_is_run_here(&mut rules);
+    rules.each_was_needed();
 }
 
-#[test]
-fn rules_for_a_trustee_that_is_run_here() {
+fn rules_for_a_trustee_that_is_run_here(rules: &mut Rules) {
     let with = |trustee: Value| json!({"trusteeImage": "kbs:v0.21.0", "trustee": trustee});
     let storage = |kind: &str| json!({"type": kind, "urlSecret": "database"});
     for good in [
@@ -86,7 +133,7 @@ fn rules_for_a_trustee_that_is_run_here() {
         json!({"storage": {"type": "LocalFs", "size": "5Gi"}}),
         json!({"release": "main", "storage": storage("Redis"), "replicas": 2}),
     ] {
-        allowed::<TrustedExecutionCluster>(&with(good), None).unwrap();
+        rules.allowed(&with(good), None);
     }
     for (bad, why) in [
         (json!({"replicas": 2}), "a storage that they share"),
@@ -105,7 +152,7 @@ fn rules_for_a_trustee_that_is_run_here() {
         ),
     ] {
         let spec = with(bad);
-        refused::<TrustedExecutionCluster>(&spec, None, why);
+        rules.refused(&spec, None, why);
         // The operator says the same where the API server says nothing.
         let spec = serde_json::from_value(spec).unwrap();
         let said = crate::trustee::Wanted::of(&spec).unwrap_err();
@@ -115,50 +162,63 @@ fn rules_for_a_trustee_that_is_run_here() {
 
 #[test]
 fn rules_for_images() {
+    let mut rules = Rules::of::<ApprovedImage>();
     let digest = format!("quay.io/os@sha256:{}", "a".repeat(64));
     let image = |name: &str, value: &str| json!({name: value});
     for name in ["image", "reference"] {
         let good = image(name, &digest);
-        allowed::<ApprovedImage>(&good, Some(&good)).unwrap();
+        rules.allowed(&good, Some(&good));
         for bad in [
             "quay.io/os:latest",
             "quay.io/os@sha256:abc",
             &format!("{digest}0"),
         ] {
-            refused::<ApprovedImage>(&image(name, bad), None, "must carry a digest");
+            rules.refused(&image(name, bad), None, "must carry a digest");
         }
         let other = image(name, &digest.replace("aaa", "bbb"));
-        refused::<ApprovedImage>(&other, Some(&good), "cannot change");
-        refused::<ApprovedImage>(
+        rules.refused(&other, Some(&good), "cannot change");
+        rules.refused(
             &json!({"referenceValues": {}}),
             Some(&good),
             "cannot change",
         );
     }
-    refused::<ApprovedImage>(&json!({}), None, "say which image");
-    allowed::<ApprovedImage>(&json!({"referenceValues": {}}), None).unwrap();
+    rules.refused(&json!({}), None, "say which image");
+    rules.allowed(&json!({"referenceValues": {}}), None);
     let both = json!({"image": digest, "reference": digest.replace("aaa", "bbb")});
-    refused::<ApprovedImage>(&both, None, "two names of one field");
+    rules.refused(&both, None, "two names of one field");
+    rules.each_was_needed();
 }
 
 #[test]
 fn rules_for_machines() {
+    let mut rules = Rules::of::<Machine>();
     let by_key = json!({"attestationKey": "MIIB"});
     let by_id = json!({"id": "n1"});
     for good in [&by_key, &by_id] {
-        allowed::<Machine>(good, Some(good)).unwrap();
+        rules.allowed(good, Some(good));
     }
-    refused::<Machine>(&json!({}), None, "known by its attestationKey or by its id");
-    refused::<Machine>(&json!({"id": "n2"}), Some(&by_id), "id cannot change");
-    refused::<Machine>(&by_key, Some(&by_id), "id cannot change");
+    rules.refused(&json!({}), None, "known by its attestationKey or by its id");
+    rules.refused(&json!({"id": "n2"}), Some(&by_id), "id cannot change");
+    rules.refused(&by_key, Some(&by_id), "id cannot change");
     let other = json!({"attestationKey": "MIIC"});
-    refused::<Machine>(&other, Some(&by_key), "attestationKey cannot change");
+    rules.refused(&other, Some(&by_key), "attestationKey cannot change");
     for counter in ["rotation", "rebound", "renewal"] {
         let at = |n: i64| json!({"id": "n1", counter: n});
-        allowed::<Machine>(&at(2), Some(&at(1))).unwrap();
-        refused::<Machine>(&at(1), Some(&at(2)), "can only grow");
-        refused::<Machine>(&by_id, Some(&at(2)), "can only grow");
+        rules.allowed(&at(2), Some(&at(1)));
+        rules.refused(&at(1), Some(&at(2)), "can only grow");
+        rules.refused(&by_id, Some(&at(2)), "can only grow");
     }
+    rules.each_was_needed();
+}
+
+#[test]
+fn rules_for_keys() {
+    let mut rules = Rules::of::<AttestationKey>();
+    let key = |text: &str| json!({"publicKey": text});
+    rules.allowed(&key("MIIB"), Some(&key("MIIB")));
+    rules.refused(&key("MIIC"), Some(&key("MIIB")), "publicKey cannot change");
+    rules.each_was_needed();
 }
 
 /// An API server before 1.25 lets anything through.

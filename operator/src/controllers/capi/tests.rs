@@ -2,7 +2,8 @@
 
 //! The definitions keep the contract, and the pointer is a config that holds nothing secret.
 
-use super::{AttestedConfigSpec, crds, crds_yaml, pointer};
+use super::{AttestedConfig, AttestedConfigSpec, AttestedConfigTemplate, crds, crds_yaml, pointer};
+use crate::controllers::api::tests::Rules;
 use serde_json::{Value, json};
 
 #[test]
@@ -61,4 +62,17 @@ fn a_pointer_points_and_says_nothing() {
     );
     let authority = &full["ignition"]["security"]["tls"]["certificateAuthorities"][0];
     assert_eq!(authority["source"], "data:;base64,UEVN");
+}
+
+#[test]
+fn the_registrar_is_asked_over_tls() {
+    let config = |registrar: &str| json!({"registrar": registrar});
+    let template = |registrar: &str| json!({"template": {"spec": config(registrar)}});
+    let check = |mut rules: Rules, of: &dyn Fn(&str) -> Value| {
+        rules.allowed(&of("https://registrar:8443"), None);
+        rules.refused(&of("http://registrar:8443"), None, "begins with https://");
+        rules.each_was_needed();
+    };
+    check(Rules::of::<AttestedConfig>(), &config);
+    check(Rules::of::<AttestedConfigTemplate>(), &template);
 }

@@ -168,3 +168,6 @@ fn set(object: &mut Value, name: &str, value: Option<Value>) {
         members.insert(name.to_owned(), value);
     }
 }
+
+#[cfg(test)]
+mod tests;

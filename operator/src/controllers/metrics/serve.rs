@@ -72,6 +72,6 @@ impl Listener {
 }
 
 const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
-const CONNECTIONS: usize = 16;
+pub(super) const CONNECTIONS: usize = 16;
 /// A scraper that keeps its connection opens another one.
 const TIME: Duration = Duration::from_secs(300);

@@ -2,11 +2,14 @@
 
 //! What is served, what alerts ask for and what the dashboard shows are the same names; labels are few.
 
-use super::{Figures, Metrics};
+use super::serve::CONNECTIONS;
+use super::{Figures, Listener, Metrics};
 use crate::controllers::api::Phase;
 use kbs_protocol::Owner;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 const RULES: &str = include_str!("../../../deploy/monitoring/rules.yaml");
@@ -166,6 +169,44 @@ fn figures_come_out_as_they_went_in() {
         );
     }
     assert!(text.contains("# TYPE sheepfold_kbs_writes_total counter\n"));
+    let others = Owner::ALL.iter().filter(|owner| **owner != Owner::Server);
+    for owner in others {
+        let line = format!("sheepfold_rounds_total{{result=\"{owner}\"}} 0");
+        assert!(text.lines().any(|got| got == line), "{line}: {text}");
+    }
+    metrics.round(Duration::from_millis(1), Ok(()));
+    let never = "\nsheepfold_last_round_timestamp_seconds 0\n";
+    assert!(!metrics.text().contains(never), "a round has ended");
     let memory = samples(&text).contains_key("process_resident_memory_bytes");
     assert!(memory && !text.contains("process_resident_memory_bytes 0\n"));
+}
+
+#[test]
+fn who_holds_every_connection_gets_no_more_of_them() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap());
+    let listener = runtime.block_on(listener).unwrap();
+    let address = listener.address().unwrap();
+    runtime.spawn(listener.serve(Metrics::default()));
+    // A connection that was answered on, and stays open.
+    let ask = || {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut first = [0; 12];
+        let answered = stream.read_exact(&mut first).is_ok() && first == *b"HTTP/1.1 200";
+        answered.then_some(stream)
+    };
+    let mut held: Vec<_> = (0..CONNECTIONS).map(|_| ask().unwrap()).collect();
+    assert!(ask().is_none(), "there is no room");
+    held.pop();
+    // The server hears of it a little later.
+    let again = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        ask().is_some()
+    });
+    assert!(again, "there is room again");
 }
