@@ -474,7 +474,7 @@ fn a_trustee_goes_when_another_kbs_has_taken_its_place_and_its_volume_stays() {
     change(&format!("https://127.0.0.1:{}", free_port()));
     await_condition(&place, "Ready", false, "KbsFailed");
     assert_eq!(is_there(), [true; 4]);
-    change(&place.lab.server.url());
+    change(place.lab.server.url());
     eventually("its objects are gone", || is_there() == [false; 4]);
     place.await_phase("a", Phase::Served);
     await_condition(

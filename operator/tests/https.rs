@@ -213,9 +213,8 @@ fn strangers_who_say_too_much_or_nothing_are_let_go() {
     // Until the server closes: without an answer, or with one that is no refusal of ours.
     let rest = |mut stream: rustls::StreamOwned<_, TcpStream>| {
         let mut answer = Vec::new();
-        match stream.read_to_end(&mut answer) {
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}"),
-            Ok(_) => {}
+        if let Err(error) = stream.read_to_end(&mut answer) {
+            assert_eq!(error.kind(), std::io::ErrorKind::UnexpectedEof, "{error}");
         }
         String::from_utf8(answer).unwrap()
     };

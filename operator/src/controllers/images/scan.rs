@@ -178,12 +178,8 @@ impl Group<'_> {
     }
 
     /// Of each image what it boots alone, and the steps of updates that end with it.
-    fn boots(
-        &self,
-        members: Vec<Member>,
-        platforms: &Platforms,
-    ) -> Result<BTreeMap<String, (Vec<ComputedBoot>, Vec<String>)>, Failure> {
-        let mut all: BTreeMap<String, (Vec<ComputedBoot>, Vec<String>)> = BTreeMap::new();
+    fn boots(&self, members: Vec<Member>, platforms: &Platforms) -> Result<Listed, Failure> {
+        let mut all = Listed::new();
         let mut own: BTreeSet<Tuple> = BTreeSet::new();
         let is_alone = members.len() == 1;
         for member in &members {
@@ -249,7 +245,10 @@ impl Group<'_> {
     }
 }
 
-fn note(all: &mut BTreeMap<String, (Vec<ComputedBoot>, Vec<String>)>, remarks: Vec<Remark>) {
+/// Of each image its boots, and what a person should know.
+type Listed = BTreeMap<String, (Vec<ComputedBoot>, Vec<String>)>;
+
+fn note(all: &mut Listed, remarks: Vec<Remark>) {
     for remark in remarks {
         let known = &mut all.entry(remark.image).or_default().1;
         if !known.contains(&remark.text) {

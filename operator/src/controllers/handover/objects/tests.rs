@@ -56,10 +56,13 @@ fn a_cluster_asks_of_the_operator_what_it_asked_of_provision() {
                  recovery: {passphrase: escrowed, evenWhenConfidential: true}\n";
     let (_dir, read) = directory(TLS, lines, "  state: approved\n");
     let objects = of(&read, &state(&[])).unwrap();
-    assert_eq!(objects.key["stringData"]["admin.key"], "a private key");
+    let [key] = objects.secrets.as_slice() else {
+        panic!("{:?}", objects.secrets)
+    };
+    assert_eq!(key["stringData"]["admin.key"], "a private key");
     let cluster: api::TrustedExecutionClusterSpec = spec(&objects.cluster);
     let kbs = cluster.kbs.unwrap();
-    assert_eq!(kbs.admin_key.secret, objects.key["metadata"]["name"]);
+    assert_eq!(kbs.admin_key.secret, key["metadata"]["name"]);
     assert_eq!(
         (kbs.url.as_str(), kbs.ca.as_deref()),
         ("https://kbs:8080", Some("PEM"))
