@@ -308,6 +308,27 @@ fn bad_quotes() {
 }
 
 #[test]
+fn a_platform_is_judged_by_its_own_collateral() {
+    let (sessions, platform) = (Sessions::new(), Platform::new(now()));
+    let evidence = evidence(&platform.quote(&td((4, 2), &sessions)), None);
+    let own = platform.collateral().clone();
+    let mut foreign = own.clone();
+    let text = own["tcb_info"].as_str().unwrap();
+    let of_another = text.replace("50f77e000000", "0123456789ab");
+    assert_ne!(of_another, text);
+    foreign["tcb_info"] = json!(of_another);
+    let with = |collateral: &[Value]| {
+        let roots = roots(&[], Some(platform.root_pem()), collateral);
+        verify(Tee::Tdx, &evidence, &sessions.ours, None, &roots)
+    };
+    with(&[foreign.clone(), own]).unwrap();
+    let mut table = Table::default();
+    let words = "no collateral for platform";
+    table.refuse("another platform's", words, with(&[foreign]));
+    table.end(1);
+}
+
+#[test]
 fn bad_platforms_and_collateral() {
     let sessions = Sessions::new();
     let mut table = Table::default();
