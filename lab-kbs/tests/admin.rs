@@ -9,6 +9,7 @@ mod common;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use common::{Answer, Lab, Node, open};
+use lab_kbs::admin_client::AdminClient;
 use lab_kbs::{Acl, Dialect};
 use serde_json::{Value, json};
 
@@ -78,8 +79,8 @@ fn which_tokens_each_dialect_lets_in() {
 fn other_signatures_are_refused() {
     for dialect in DIALECTS {
         let lab = lab(dialect);
-        let stranger =
-            lab_kbs::admin_client::AdminClient::open(Lab::start().dir.path(), "").unwrap();
+        let other = Lab::start();
+        let stranger = AdminClient::open(other.dir.path(), other.server.url()).unwrap();
         assert_eq!(list_policies(&lab, &stranger.token()), 401);
         let good = lab.admin().token();
         assert_eq!(list_policies(&lab, &good), 200);

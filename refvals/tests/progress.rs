@@ -12,8 +12,11 @@
 )]
 
 mod common;
+#[path = "../../measured-boot/tests/common/mod.rs"]
+mod measured;
 
 use common::{Image, Registry, as_it_is};
+use measured::pe_file::PeFile;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use std::fs::File;
 use std::io::Read as _;
@@ -32,7 +35,12 @@ fn pull() -> (Registry, Command) {
             number.to_le_bytes()
         })
         .collect();
-    let image = Image::of(&[("usr/share/large", large)], "");
+    let kernel = PeFile::new(vec![(".text", b"kernel".to_vec())]).build().0;
+    let files = [
+        ("usr/share/large", large),
+        ("usr/lib/modules/6.1/vmlinuz", kernel),
+    ];
+    let image = Image::of(&files, "");
     let root = image.root.clone();
     let registry = Registry::serve(image, as_it_is);
     let mut refvals = Command::new(env!("CARGO_BIN_EXE_refvals"));

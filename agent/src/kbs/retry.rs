@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! When to ask again: full jitter between nothing and a ceiling that doubles from 1 s to 60 s.
+//! When to ask again: full jitter between nothing and a ceiling that doubles from 1 s to 60 s; after a refusal that somebody
+//! may lift, from 5 to 25 s first, then each time twice as long, up to a pause of one to five minutes.
 //!
 //! Jitter because a rack that powers on together must not ask together. What kind of error may be retried
 //! is the error's own business ([`Persistence`]); how long is the caller's ([`Patience`]).
@@ -126,16 +127,17 @@ pub(super) fn retry<T>(
 
 /// The time until the next try.
 fn pause(error: &KbsError, tries: u32, pace: &mut dyn Pace) -> Duration {
+    let doublings = tries.saturating_sub(1).min(16);
+    let grown = |first: Duration| first.saturating_mul(1_u32 << doublings);
     let (at_least, spread) = match error.persistence() {
-        Persistence::UntilApproved => (SLOW, SLOW_SPREAD),
-        _ => {
-            let doublings = tries.saturating_sub(1).min(16);
-            let ceiling = FIRST.saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
-            (
-                error.retry_after().unwrap_or_default(),
-                ceiling.min(LONGEST),
-            )
+        Persistence::UntilApproved => {
+            let at_least = grown(FIRST_SLOW).min(SLOW);
+            (at_least, at_least.saturating_mul(SLOW_SPREAD))
         }
+        _ => (
+            error.retry_after().unwrap_or_default(),
+            grown(FIRST).min(LONGEST),
+        ),
     };
     // A part of the spread, in steps of 2^-32: multiplication first, so that nothing is rounded away.
     let nanoseconds = spread.as_nanos().saturating_mul(pace.random().into()) >> 32;
@@ -177,9 +179,12 @@ fn remember(others: &mut Vec<(String, u32)>, sentence: String) {
 const LAST_TRY: Duration = Duration::from_secs(1);
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
-/// Approval is a human's work: between one and five minutes.
+/// Somebody may be about to approve, and a KBS whose attestation service is just starting refuses too: soon at first.
+const FIRST_SLOW: Duration = Duration::from_secs(5);
+/// Else approval is a human's work: between one and five minutes.
 const SLOW: Duration = Duration::from_secs(60);
-const SLOW_SPREAD: Duration = Duration::from_secs(240);
+/// How often the shortest pause fits into the spread above it.
+const SLOW_SPREAD: u32 = 4;
 const REMEMBERED: usize = 8;
 
 #[cfg(test)]

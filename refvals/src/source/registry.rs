@@ -60,7 +60,7 @@ impl Reference {
     pub(super) fn parse(text: &str) -> Result<Self, Error> {
         let wrong = || Error::Reference {
             got: text.to_owned(),
-            expected: "a file or directory that is there, nor an image by digest, host/repository@sha256:… (a tag may be moved)",
+            expected: "a file or directory that is there, nor an image by digest, host/repository@sha256:…; a tag is not enough",
         };
         let text = text.strip_prefix("docker://").unwrap_or(text);
         let (name, digest) = text.split_once('@').ok_or_else(wrong)?;

@@ -173,15 +173,16 @@ fn permanent_errors_and_single_tries_stop_as_they_are() {
 #[test]
 fn approval_is_awaited_slowly_and_only_by_those_who_wait_for_ever() {
     let deny = || refused(401, "PolicyDeny", None);
-    for (random, seconds) in [(0, 60), (1 << 31, 180), (u32::MAX, 299)] {
+    for (random, seconds) in [
+        (0, [5, 10, 20, 40, 60, 60]),
+        (1 << 31, [15, 30, 60, 120, 180, 180]),
+        (u32::MAX, [24, 49, 99, 199, 299, 299]),
+    ] {
         let mut pace = Fake::with(random);
-        run(Patience::Forever, &mut pace, vec![deny(), deny()])
-            .0
-            .unwrap();
-        assert_eq!(
-            pace.slept.iter().map(Duration::as_secs).collect::<Vec<_>>(),
-            [seconds; 2]
-        );
+        let many = (0..6).map(|_| deny()).collect();
+        run(Patience::Forever, &mut pace, many).0.unwrap();
+        let slept: Vec<_> = pace.slept.iter().map(Duration::as_secs).collect();
+        assert_eq!(slept, seconds);
     }
     for patience in [Patience::Once, Patience::For(Duration::from_secs(9999))] {
         let mut pace = Fake::with(0);

@@ -185,6 +185,11 @@ fn rules_for_images() {
     }
     rules.refused(&json!({}), None, "say which image");
     rules.allowed(&json!({"referenceValues": {}}), None);
+    for field in ["platforms", "updatesFrom"] {
+        let unsaid = json!({"referenceValues": {}, field: ["x"]});
+        rules.refused(&unsaid, None, "are about an image");
+        rules.allowed(&json!({"image": digest, field: ["x"]}), None);
+    }
     let both = json!({"image": digest, "reference": digest.replace("aaa", "bbb")});
     rules.refused(&both, None, "two names of one field");
     rules.each_was_needed();
@@ -253,6 +258,10 @@ fn the_operator_enforces_the_same_rules() {
             "two names of one field",
         ),
         (json!({}), "say which image"),
+        (
+            json!({"referenceValues": {}, "platforms": ["profile:x"]}),
+            "are about an image",
+        ),
         (json!({"image": digest}), "it has no referenceValues"),
         (
             json!({"image": digest, "referenceValues": {}}),

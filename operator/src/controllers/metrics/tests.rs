@@ -171,7 +171,7 @@ fn figures_come_out_as_they_went_in() {
     assert!(text.contains("# TYPE sheepfold_kbs_writes_total counter\n"));
     let others = Owner::ALL.iter().filter(|owner| **owner != Owner::Server);
     for owner in others {
-        let line = format!("sheepfold_rounds_total{{result=\"{owner}\"}} 0");
+        let line = format!("sheepfold_rounds_total{{result=\"{}\"}} 0", owner.as_str());
         assert!(text.lines().any(|got| got == line), "{line}: {text}");
     }
     metrics.round(Duration::from_millis(1), Ok(()));
