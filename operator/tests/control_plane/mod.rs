@@ -363,6 +363,8 @@ impl Place {
             .args(["--metrics", "127.0.0.1:0"])
             .args(arguments)
             .env("KUBECONFIG", self.kubeconfig_of("sheepfold-operator"))
+            // Nobody has looked through its images before.
+            .env("XDG_CACHE_HOME", self.lab.dir.path().join("cache"))
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()

@@ -329,7 +329,7 @@ fn what_is_not_what_it_should_be_approves_nothing() {
             local,
             json!({}),
             "InvalidSpec",
-            "is not an image by digest",
+            "nor an image by digest",
         ),
         (
             "alone",
