@@ -89,7 +89,7 @@ fn main() {
         }
     });
     report(count, &tally, &seconds);
-    refusals(&lab);
+    refusals(&lab, skip);
 }
 
 /// What the nodes met.
@@ -236,10 +236,10 @@ fn report(count: usize, tally: &Tally, seconds: &[(usize, usize)]) {
 }
 
 /// A node that is refused waits for an administrator, minutes. All here are approved: each refusal that nobody injected is
-/// a fault of the server, and ends this with 1.
-fn refusals(lab: &Lab) {
+/// a fault of the server, and ends this with 1. The first `skip` requests are those of the administrator.
+fn refusals(lab: &Lab, skip: usize) {
     let mut causes = BTreeMap::<String, usize>::new();
-    for one in lab.server.requests() {
+    for one in lab.server.requests().into_iter().skip(skip) {
         let cause = one.cause.unwrap_or_default();
         if !cause.is_empty() && !cause.starts_with("fault:") {
             let cause = format!("{} of {}: {cause}", one.status, one.path);
