@@ -50,14 +50,7 @@ pub fn confirm(state: &State, kernel: &Kernel) -> Result<Vec<(String, Volume)>, 
         let source = &answered.source_number;
         let active = kernel.active.read_back(name, &answered.table, source)?;
         let Some(number) = active else { continue };
-        let volume = Volume {
-            luks_uuid: answered.table.luks_uuid.clone(),
-            source: answered.source.clone(),
-            source_number: source.clone(),
-            number,
-            vk_id: answered.vk_id.clone(),
-        };
-        volumes.push((name.clone(), volume));
+        volumes.push((name.clone(), answered.opened_as(&number)));
     }
     Ok(volumes)
 }

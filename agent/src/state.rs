@@ -4,8 +4,8 @@
 //!
 //! The agent is not one process but many: a pin that Clevis starts, units that unlock, guard and seal. Each
 //! leaves here what a later one must know. `unlock` records the volumes it has opened, `answer` those whose passphrase it
-//! gave away, `guard` compares the root with them; whoever extends a register says so, because a register moves once per boot or the next
-//! attestation fails; `status` reads it all. No secret is ever in it.
+//! gave away, `guard` compares the root with them; whoever extends a register says so, because a register moves once per
+//! boot or the next attestation fails; `status` reads it all. No secret is ever in it.
 //!
 //! The directory is memory (tmpfs), belongs to root, and moves with `/run` into the booted system. There it is
 //! a record for people: root can rewrite it, so nothing but the agent in its initramfs rests on it. A file that is
@@ -89,6 +89,19 @@ pub struct Answered {
     pub vk_id: String,
     /// What the kernel must say of it, once it is open.
     pub table: Meant,
+}
+
+impl Answered {
+    /// The same volume, once it is open as the device with this number.
+    pub fn opened_as(&self, number: &str) -> Volume {
+        Volume {
+            luks_uuid: self.table.luks_uuid.clone(),
+            source: self.source.clone(),
+            source_number: self.source_number.clone(),
+            number: number.to_owned(),
+            vk_id: self.vk_id.clone(),
+        }
+    }
 }
 
 /// One extend of a register.

@@ -14,6 +14,9 @@ use crate::machine::JOURNAL;
 use crate::node::Node;
 use crate::probe::Probe;
 
+/// Asks in a machine how many prompts for a passphrase are open; with none it ends with 1.
+pub const PROMPTS: &str = "ls /run/systemd/ask-password/ | grep -c ^ask";
+
 /// What the kernel does to the sectors of the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sectors {

@@ -8,6 +8,7 @@
 use serde_json::Value;
 use sheepfold_vm_tests::chain::Kind;
 use sheepfold_vm_tests::disk::LUKS_UUID;
+use sheepfold_vm_tests::facts::PROMPTS;
 use sheepfold_vm_tests::image::Recipe;
 use sheepfold_vm_tests::machine::{Machine, NOT_APPROVED};
 use sheepfold_vm_tests::node::Binding;
@@ -28,10 +29,7 @@ fn the_agent_opens_the_root_and_shuts_the_door_behind_itself() {
     machine.reach(Place::Initramfs).unwrap();
     machine.stays_shut(&node, NOT_APPROVED).unwrap();
     machine.expect(NOT_APPROVED).unwrap();
-    let (code, secret) = machine
-        .probe
-        .run("ls /run/systemd/ask-password/ | grep -c ^ask")
-        .unwrap();
+    let (code, secret) = machine.probe.run(PROMPTS).unwrap();
     assert_eq!(
         (code, secret.trim()),
         (1, "0"),

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use sheepfold_vm_tests::chain::Kind;
+use sheepfold_vm_tests::facts::PROMPTS;
 use sheepfold_vm_tests::image::Recipe;
 use sheepfold_vm_tests::machine::{JOURNAL, Machine, NOT_APPROVED};
 use sheepfold_vm_tests::node::Binding;
@@ -63,4 +64,3 @@ fn systemd_is_told_the_passphrase_of_an_approved_boot_only() {
 /// Which of them are at work.
 const WAITING: &str = "for unit in trustee-key@root.socket trustee-key@root.service systemd-cryptsetup@root.service; do \
      case $(systemctl is-active $unit) in active | activating) echo -n \"$unit \" ;; esac; done; echo";
-const PROMPTS: &str = "ls /run/systemd/ask-password/ | grep -c ^ask";

@@ -6,7 +6,6 @@ use super::{GuardError, Kernel, confirm, guard};
 use crate::state::{Answered, State, Volume};
 use crate::unlock::{Active, Meant, Target, UnlockError};
 use kbs_protocol::{Blame as _, Owner};
-use luks_header::{Cipher, Integrity};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -246,15 +245,7 @@ fn without_a_volume_of_ours_nothing_is_booted() {
 fn answered() -> Machine {
     let mut machine = Machine::booted();
     let volume = machine.state.volumes.remove("root").unwrap();
-    let table = Meant {
-        luks_uuid: volume.luks_uuid,
-        cipher: Cipher::AesXts,
-        integrity: Integrity::None,
-        key_size: 64,
-        sector_size: 512,
-        payload: 16 << 20,
-        discard: false,
-    };
+    let table = Meant::usual(&volume.luks_uuid);
     let answered = Answered {
         source: volume.source,
         source_number: volume.source_number,

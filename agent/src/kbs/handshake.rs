@@ -60,7 +60,7 @@ pub(super) fn auth(
         credential: None,
     };
     let answer = http.send(call, until)?;
-    let answer = expect_ok(http, Step::Auth, None, None, None, answer)?;
+    let answer = expect_ok(http, Step::Auth, Sent::default(), answer)?;
     let challenge = Challenge::parse(&answer.body).map_err(|e| protocol(http, e, None))?;
     let Some(cookie) = answer.cookie else {
         return Err(KbsError::NoCookie {
@@ -110,7 +110,11 @@ impl Challenged {
         };
         let attest_begins = Instant::now();
         let answer = http.send(call, until)?;
-        let answer = expect_ok(&http, Step::Attest, None, Some(self.since), None, answer)?;
+        let sent = Sent {
+            since: Some(self.since),
+            ..Sent::default()
+        };
+        let answer = expect_ok(&http, Step::Attest, sent, answer)?;
         let response = AttestResponse::parse(&answer.body).map_err(|e| protocol(&http, e, None))?;
         Ok(Attested {
             http,
@@ -194,36 +198,42 @@ impl Attested {
         };
         let answer = self.http.send(call, until)?;
         let token = Some(&self.token);
-        let since = Some(self.since);
-        let answer = expect_ok(&self.http, Step::Resource, Some(path), since, token, answer)?;
+        let sent = Sent {
+            asked: Some(path),
+            since: Some(self.since),
+            token,
+        };
+        let answer = expect_ok(&self.http, Step::Resource, sent, answer)?;
         ResourceJwe::parse(&answer.body)
             .and_then(|jwe| jwe.open(&self.key))
             .map_err(|error| protocol(&self.http, error, token))
     }
 }
 
-/// Everything but status 200 is a refusal.
-fn expect_ok(
-    http: &Http,
-    step: Step,
-    asked: Option<&ResourcePath>,
+/// What a refusal is explained with.
+#[derive(Default)]
+struct Sent<'a> {
+    asked: Option<&'a ResourcePath>,
+    /// When the session began.
     since: Option<Instant>,
-    token: Option<&Token>,
-    answer: Answer,
-) -> Result<Answer, KbsError> {
+    token: Option<&'a Token>,
+}
+
+/// Everything but status 200 is a refusal.
+fn expect_ok(http: &Http, step: Step, sent: Sent<'_>, answer: Answer) -> Result<Answer, KbsError> {
     if answer.status == 200 {
         return Ok(answer);
     }
     let refusal = Refusal::read(step, answer.status, &answer.body);
     Err(KbsError::Refused {
         server: http.server.clone(),
-        asked: asked.cloned().map(Box::new),
+        asked: sent.asked.cloned().map(Box::new),
         retry_after: answer
             .retry_after
             .filter(|_| refusal.kind == RefusalKind::Busy),
         refusal,
-        session_age: since.map(|since| since.elapsed()),
-        token: token.cloned(),
+        session_age: sent.since.map(|since| since.elapsed()),
+        token: sent.token.cloned(),
     })
 }
 

@@ -44,14 +44,7 @@ fn volume_problem(name: &str, volume: &Volume) -> Option<String> {
 
 /// Such a volume has everything but a number; cipher and integrity are of ours, or it was not read.
 fn answered_problem(name: &str, answered: &Answered) -> Option<String> {
-    let volume = Volume {
-        luks_uuid: answered.table.luks_uuid.clone(),
-        source: answered.source.clone(),
-        source_number: answered.source_number.clone(),
-        number: answered.source_number.clone(),
-        vk_id: answered.vk_id.clone(),
-    };
-    volume_problem(name, &volume)
+    volume_problem(name, &answered.opened_as(&answered.source_number))
 }
 
 fn extend_problem(extend: &Extend) -> Option<String> {

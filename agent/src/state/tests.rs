@@ -7,7 +7,6 @@ use super::{
 };
 use crate::unlock::Meant;
 use kbs_protocol::{Blame as _, Owner};
-use luks_header::{Cipher, Integrity};
 use serde_json::{Value, json};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -38,13 +37,8 @@ fn answered() -> Answered {
         source_number: "254:5".to_owned(),
         vk_id: "BBBB".to_owned(),
         table: Meant {
-            luks_uuid: volume().luks_uuid,
-            cipher: Cipher::AesXts,
-            integrity: Integrity::None,
-            key_size: 64,
             sector_size: 4096,
-            payload: 16 << 20,
-            discard: false,
+            ..Meant::usual(&volume().luks_uuid)
         },
     }
 }

@@ -128,10 +128,11 @@ impl Blame for UnlockError {
     fn owner(&self) -> Owner {
         match self {
             Self::NoDevice { .. } | Self::NothingActive => Owner::Configuration,
-            Self::Device { .. } | Self::Active { .. } | Self::Memory(_) | Self::Library { .. } => {
-                Owner::Machine
-            }
-            Self::NotActive { .. } => Owner::Machine,
+            Self::Device { .. }
+            | Self::Active { .. }
+            | Self::NotActive { .. }
+            | Self::Memory(_)
+            | Self::Library { .. } => Owner::Machine,
             Self::NoVkId { .. } => Owner::Server,
             _ => Owner::Data,
         }

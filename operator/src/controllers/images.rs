@@ -22,12 +22,12 @@ pub use desk::{Again, mention};
 
 use super::api::{ApprovedImage, Computed};
 use super::inventory::Inventory;
-use super::status::{Conditions, SCANNED, Writer};
+use super::status::{Conditions, SCANNED, Writer, scanned};
 use super::{Settings, log, parse};
 use desk::{Desk, Order, Wanted, Wish};
 use kube::{Client, ResourceExt as _};
 use material::Material;
-use scan::{Group, Scanned};
+use scan::{Found, Group, Scanned};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -135,7 +135,7 @@ impl Work {
         };
         let failed = match group.compute(&begin) {
             Ok(Scanned::Known) => return self.settle(&members),
-            Ok(Scanned::New(computed)) => return self.publish(&members, computed),
+            Ok(Scanned::New(found)) => return self.publish(&members, found),
             Err(problem) => problem,
         };
         for (name, wanted) in &members {
@@ -149,10 +149,7 @@ impl Work {
                     ),
                 ),
             };
-            let is_news = !wanted.object.status.iter().any(|status| {
-                let mut conditions = status.conditions.iter();
-                conditions.any(|one| one.type_ == SCANNED && one.message.starts_with(&text))
-            });
+            let is_news = scanned(&wanted.object).is_none_or(|one| !one.message.starts_with(&text));
             let kept =
                 computed(wanted).map_or("", |_| "; what was computed for it before stays approved");
             let _ = self.say(wanted, None, (false, reason), &format!("{text}{kept}"));
@@ -179,21 +176,25 @@ impl Work {
     fn publish(
         &self,
         members: &BTreeMap<&String, &Wanted>,
-        computed: BTreeMap<String, Computed>,
+        found: BTreeMap<String, Found>,
     ) -> Result<(), bool> {
         for (name, wanted) in members {
-            let Some(computed) = computed.get(*name) else {
+            let Some(Found {
+                computed,
+                label_differs,
+            }) = found.get(*name)
+            else {
                 continue;
             };
             let text = told(computed);
             self.say(wanted, Some(computed), (true, "Computed"), &text)?;
             log(format_args!("image {name}: {text}"));
-            let label = computed
-                .remarks
-                .iter()
-                .any(|remark| remark.contains("the label "));
-            let reason = if label { "LabelDiffers" } else { "Computed" };
-            self.writer.say(&wanted.object, label, reason, &text);
+            let reason = match label_differs {
+                true => "LabelDiffers",
+                false => "Computed",
+            };
+            self.writer
+                .say(&wanted.object, *label_differs, reason, &text);
         }
         Ok(())
     }
@@ -236,18 +237,11 @@ fn computed(wanted: &Wanted) -> Option<&Computed> {
 }
 
 fn is_scanned(object: &ApprovedImage) -> bool {
-    condition(object).is_some_and(|one| one.status == "True")
+    scanned(object).is_some_and(|one| one.status == "True")
 }
 
 fn is_failing(object: &ApprovedImage) -> bool {
-    condition(object).is_some_and(|one| one.status != "True")
-}
-
-fn condition(
-    object: &ApprovedImage,
-) -> Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition> {
-    let status = object.status.as_ref()?;
-    status.conditions.iter().find(|one| one.type_ == SCANNED)
+    scanned(object).is_some_and(|one| one.status != "True")
 }
 
 /// What was computed, in words.

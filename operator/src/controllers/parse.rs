@@ -82,10 +82,7 @@ pub(super) fn image(
     if !boots.is_empty() {
         return Ok(boots);
     }
-    let scanned = status.and_then(|status| {
-        let mut conditions = status.conditions.iter();
-        conditions.find(|one| one.type_ == super::status::SCANNED)
-    });
+    let scanned = super::status::scanned(object);
     let scanned = scanned.filter(|_| platforms(spec, usual).is_some());
     Err(match (scanned, &spec.reference_values) {
         (Some(scanned), _) => scanned.message.clone(),

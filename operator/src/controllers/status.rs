@@ -75,7 +75,7 @@ pub fn image(
     let old = object.status.clone().unwrap_or_default();
     let generation = object.metadata.generation;
     let mut conditions = Conditions::new(&old.conditions, generation);
-    let is_scanned = old.conditions.iter().any(|one| one.type_ == SCANNED);
+    let is_scanned = scanned(object).is_some();
     match values {
         Ok(_) => conditions.set("Committed", (true, "ImageCommitted"), ""),
         Err(why) if is_scanned => conditions.set("Committed", (false, "NotComputed"), why),
@@ -308,6 +308,12 @@ fn is_gone(error: &kube::Error) -> bool {
 
 /// The condition of an image that says whether it was looked through.
 pub const SCANNED: &str = "Scanned";
+
+/// That condition, if the image has it.
+pub fn scanned(object: &ApprovedImage) -> Option<&Condition> {
+    let conditions = &object.status.as_ref()?.conditions;
+    conditions.iter().find(|one| one.type_ == SCANNED)
+}
 /// On every Machine: its secrets are deleted before it is.
 pub const FINALIZER: &str = "trusted-execution-clusters.io/revoke";
 /// Requests under way at one time.

@@ -7,7 +7,7 @@ use super::metrics::Metrics;
 use super::record::MANAGED_BY;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::core::PartialObjectMeta;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -68,20 +68,34 @@ pub fn start(
     watch_content::<ConfigMap>(place, seen, metrics);
 }
 
-/// What our objects may name. Only that it changed is told: whoever needs it reads it. What the operator itself keeps here
-/// (copies of secrets, the record) is left out by the API server.
-fn watch_content<K>(
-    (client, namespace, runtime): (&Client, &str, &Handle),
-    seen: &Sender<Seen>,
-    metrics: &Metrics,
-) where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+/// What can be watched in one namespace.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + Debug
         + DeserializeOwned
         + Send
-        + 'static,
+        + 'static
 {
+}
+
+/// What our objects may name. Only that it changed is told: whoever needs it reads it. What the operator itself keeps here
+/// (copies of secrets, the record) is left out by the API server.
+fn watch_content<K: Watched>(
+    (client, namespace, runtime): (&Client, &str, &Handle),
+    seen: &Sender<Seen>,
+    metrics: &Metrics,
+) {
     let api: Api<PartialObjectMeta<K>> = Api::namespaced(client.clone(), namespace);
     let (seen, metrics) = (seen.clone(), metrics.clone());
     runtime.spawn(async move {
@@ -114,19 +128,12 @@ fn failed(kind: &str, error: &watcher::Error, metrics: &Metrics) {
     });
 }
 
-fn watch<K>(
+fn watch<K: Watched>(
     (client, namespace, runtime): (&Client, &str, &Handle),
     seen: &Sender<Seen>,
     metrics: &Metrics,
     wrap: fn(Change<K>) -> Seen,
-) where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + 'static,
-{
+) {
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
     let (seen, metrics) = (seen.clone(), metrics.clone());
     runtime.spawn(async move {

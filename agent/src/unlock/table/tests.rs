@@ -8,16 +8,23 @@ use luks_header::{Cipher, Integrity};
 const UUID: &str = "3c2f9a1e-8f7d-4d09-9a30-3a1f6f2c0e11";
 const BELOW: &str = "254:3";
 
-fn meant() -> Meant {
-    Meant {
-        luks_uuid: UUID.to_owned(),
-        cipher: Cipher::AesXts,
-        integrity: Integrity::None,
-        key_size: 64,
-        sector_size: 512,
-        payload: 16 << 20,
-        discard: false,
+impl Meant {
+    /// A volume as it usually is.
+    pub(crate) fn usual(luks_uuid: &str) -> Self {
+        Self {
+            luks_uuid: luks_uuid.to_owned(),
+            cipher: Cipher::AesXts,
+            integrity: Integrity::None,
+            key_size: 64,
+            sector_size: 512,
+            payload: 16 << 20,
+            discard: false,
+        }
     }
+}
+
+fn meant() -> Meant {
+    Meant::usual(UUID)
 }
 
 fn key(size: u32) -> String {

@@ -35,30 +35,22 @@ impl Keys {
 
     /// Our own key: made once, then kept, whoever deletes the cluster.
     pub(super) fn admin_key(&self) -> Result<Secret, Error> {
-        let entries = match self.secret(render::ADMIN_SECRET)? {
-            Some(entries) => entries,
-            None => {
-                let key = keys::admin().map_err(Error::Keys)?;
-                let entries = BTreeMap::from([(render::ADMIN_KEY, key.expose().to_vec())]);
-                self.create(render::ADMIN_SECRET, "Opaque", entries)?
-            }
-        };
+        let entries = self.made_once(render::ADMIN_SECRET, "Opaque", || {
+            let key = keys::admin()?;
+            Ok(BTreeMap::from([(render::ADMIN_KEY, key.expose().to_vec())]))
+        })?;
         entry(render::ADMIN_SECRET, entries, render::ADMIN_KEY).map(Secret::new)
     }
 
     /// The token signer's certificate; its key goes from Secret to pod.
     pub(super) fn token_signer(&self) -> Result<String, Error> {
-        let entries = match self.secret(render::TOKEN_SECRET)? {
-            Some(entries) => entries,
-            None => {
-                let pair = keys::token_signer().map_err(Error::Keys)?;
-                let entries = BTreeMap::from([
-                    (render::TOKEN_KEY, pair.key.expose().to_vec()),
-                    (render::TOKEN_CERTIFICATE, pair.certificate.into_bytes()),
-                ]);
-                self.create(render::TOKEN_SECRET, "Opaque", entries)?
-            }
-        };
+        let entries = self.made_once(render::TOKEN_SECRET, "Opaque", || {
+            let pair = keys::token_signer()?;
+            Ok(BTreeMap::from([
+                (render::TOKEN_KEY, pair.key.expose().to_vec()),
+                (render::TOKEN_CERTIFICATE, pair.certificate.into_bytes()),
+            ]))
+        })?;
         let certificate = entry(render::TOKEN_SECRET, entries, render::TOKEN_CERTIFICATE)?;
         String::from_utf8(certificate)
             .map_err(|_| malformed(render::TOKEN_SECRET, "its token.crt is no PEM"))
@@ -104,17 +96,13 @@ impl Keys {
     /// A new server certificate by the same authority, so that nodes go on believing it.
     fn make_tls(&self, hosts: &[String]) -> Result<Tls, Error> {
         let name = render::AUTHORITY_SECRET;
-        let authority = match self.secret(name)? {
-            Some(entries) => entries,
-            None => {
-                let pair = keys::authority().map_err(Error::Keys)?;
-                let entries = BTreeMap::from([
-                    (tls::KEY, pair.key.expose().to_vec()),
-                    (tls::CERTIFICATE, pair.certificate.into_bytes()),
-                ]);
-                self.create(name, "kubernetes.io/tls", entries)?
-            }
-        };
+        let authority = self.made_once(name, "kubernetes.io/tls", || {
+            let pair = keys::authority()?;
+            Ok(BTreeMap::from([
+                (tls::KEY, pair.key.expose().to_vec()),
+                (tls::CERTIFICATE, pair.certificate.into_bytes()),
+            ]))
+        })?;
         let ca = entry(name, authority.clone(), tls::CERTIFICATE)?;
         let key = Secret::new(entry(name, authority, tls::KEY)?);
         let pair =
@@ -165,14 +153,18 @@ impl Keys {
         Ok(found.map(entries))
     }
 
-    /// Makes a Secret. If somebody else was first, theirs is kept.
-    fn create(
+    /// A Secret that is there, or is made now. If somebody else was first, theirs is kept.
+    fn made_once(
         &self,
         name: &str,
         kind: &str,
-        content: BTreeMap<&str, Vec<u8>>,
+        make: impl FnOnce() -> Result<BTreeMap<&'static str, Vec<u8>>, String>,
     ) -> Result<Entries, Error> {
-        let content = content
+        if let Some(entries) = self.secret(name)? {
+            return Ok(entries);
+        }
+        let content = make()
+            .map_err(Error::Keys)?
             .into_iter()
             .map(|(name, bytes)| (name.to_owned(), bytes));
         let object = secret_object(name, kind, content.collect());

@@ -13,7 +13,7 @@ use crate::provision::images::rollout::{self, Failure, Member, Platforms, Remark
 use crate::provision::objects::Boot;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use measured_boot::combine::{Reachable, Tuple};
+use measured_boot::combine::{self, Tuple};
 use refvals::platform::load_rows_with;
 use refvals::{Given, source};
 use serde_json::{Value, json};
@@ -36,7 +36,14 @@ pub(super) enum Scanned {
     /// What the images have in their status is it already.
     Known,
     /// Of each image.
-    New(BTreeMap<String, Computed>),
+    New(BTreeMap<String, Found>),
+}
+
+/// What came out for one image.
+pub(super) struct Found {
+    pub(super) computed: Computed,
+    /// Whether its builder's label says something else.
+    pub(super) label_differs: bool,
 }
 
 impl Group<'_> {
@@ -89,17 +96,22 @@ impl Group<'_> {
                     ),
                 ));
             }
+            let label_differs = remarks.iter().any(|remark| remark.is_about_the_label);
             let wanted = self.members.get(&name);
             let digest = wanted.and_then(|wanted| parse::digest(&wanted.reference));
             let computed = Computed {
                 image: digest.unwrap_or_default().to_owned(),
                 inputs: inputs.clone(),
                 boots,
-                remarks,
+                remarks: remarks.into_iter().map(|remark| remark.text).collect(),
                 at: Time(now()),
                 version: env!("CARGO_PKG_VERSION").to_owned(),
             };
-            all.insert(name, computed);
+            let found = Found {
+                computed,
+                label_differs,
+            };
+            all.insert(name, found);
         }
         Ok(Scanned::New(all))
     }
@@ -197,21 +209,18 @@ impl Group<'_> {
                 }) if !is_alone => continue,
                 Err(failure) => return Err(failure),
             };
-            own.extend(reachable.0.boots.keys().cloned());
-            all.entry(name).or_default().0 = self.list(&reachable.0, &BTreeSet::new());
-            note(&mut all, reachable.1);
+            let (reachable, remarks) = reachable;
+            let boots = reachable.boots.iter();
+            all.entry(name).or_default().0 = boots.map(|(t, boot)| self.listed(t, boot)).collect();
+            own.extend(reachable.boots.into_keys());
+            note(&mut all, remarks);
         }
         if !is_alone {
             let (reachable, remarks) = rollout::reachable(members, platforms.clone())?;
             for (tuple, boot) in &reachable.boots {
                 if !own.contains(tuple) {
-                    let step = Reachable {
-                        boots: BTreeMap::from([(tuple.clone(), boot.clone())]),
-                        dead_ends: Vec::new(),
-                        bank: reachable.bank,
-                    };
                     let its = all.entry(boot.combination.deployment.clone()).or_default();
-                    its.0.extend(self.list(&step, &own));
+                    its.0.push(self.listed(tuple, boot));
                 }
             }
             note(&mut all, remarks);
@@ -222,37 +231,32 @@ impl Group<'_> {
         Ok(all)
     }
 
-    fn list(&self, reachable: &Reachable, without: &BTreeSet<Tuple>) -> Vec<ComputedBoot> {
-        let boots = reachable.boots.iter();
-        let boots = boots.filter(|(tuple, _)| !without.contains(tuple));
-        let boots = boots.map(|(tuple, boot)| {
-            let parts = &boot.combination;
-            let others: BTreeSet<&String> = [&parts.shim, &parts.boot_loader]
-                .into_iter()
-                .filter(|part| **part != parts.deployment)
-                .collect();
-            let digests = others.into_iter().filter_map(|name| {
-                let wanted = self.members.get(name)?;
-                parse::digest(&wanted.reference).map(str::to_owned)
-            });
-            ComputedBoot {
-                boot_tuple: serde_json::from_value(json!(tuple)).unwrap_or_default(),
-                platform: parts.platform.clone(),
-                with: digests.collect(),
-            }
+    fn listed(&self, tuple: &Tuple, boot: &combine::Boot) -> ComputedBoot {
+        let parts = &boot.combination;
+        let others: BTreeSet<&String> = [&parts.shim, &parts.boot_loader]
+            .into_iter()
+            .filter(|part| **part != parts.deployment)
+            .collect();
+        let digests = others.into_iter().filter_map(|name| {
+            let wanted = self.members.get(name)?;
+            parse::digest(&wanted.reference).map(str::to_owned)
         });
-        boots.collect()
+        ComputedBoot {
+            boot_tuple: serde_json::from_value(json!(tuple)).unwrap_or_default(),
+            platform: parts.platform.clone(),
+            with: digests.collect(),
+        }
     }
 }
 
 /// Of each image its boots, and what a person should know.
-type Listed = BTreeMap<String, (Vec<ComputedBoot>, Vec<String>)>;
+type Listed = BTreeMap<String, (Vec<ComputedBoot>, Vec<Remark>)>;
 
 fn note(all: &mut Listed, remarks: Vec<Remark>) {
     for remark in remarks {
-        let known = &mut all.entry(remark.image).or_default().1;
-        if !known.contains(&remark.text) {
-            known.push(remark.text);
+        let known = &mut all.entry(remark.image.clone()).or_default().1;
+        if !known.contains(&remark) {
+            known.push(remark);
         }
     }
 }
