@@ -55,6 +55,8 @@ pub enum Command {
     Doctor,
     /// Make sure that the root is a volume that the agent opened.
     Guard,
+    /// Tell the registrar which volumes this boot has opened.
+    RecordBoot,
     /// Shut the door behind the last fetch.
     Seal {
         /// If that fails, power the machine off.
@@ -209,6 +211,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         },
         ["doctor"] => Command::Doctor,
         ["guard"] => Command::Guard,
+        ["record-boot"] => Command::RecordBoot,
         ["seal"] => Command::Seal {
             or_poweroff: std::mem::take(&mut or_poweroff),
         },
@@ -369,6 +372,7 @@ Commands:
          [--device DEV]
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
   guard                make sure that what is mounted at /sysroot is a volume that the agent opened
+  record-boot          tell the registrar which volumes this boot has opened, signed by the TPM, before the seal
   seal [--or-poweroff] move the register that disk secrets depend on: no more of them until the next
                        boot; if that fails, power off
   pin encrypt CONFIG   the Clevis pin `trustee`: plaintext in, token out

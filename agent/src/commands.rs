@@ -14,6 +14,7 @@ mod guard;
 mod pin;
 mod rebind;
 mod record;
+mod record_boot;
 mod seal;
 mod status;
 mod unlock;
@@ -56,6 +57,7 @@ fn dispatch(
             | Command::Answer(_)
             | Command::VerifyBinding
             | Command::Guard
+            | Command::RecordBoot
             | Command::FetchConfig { .. }
     );
     let outcome = match command {
@@ -72,6 +74,7 @@ fn dispatch(
         Command::ExplainToken => explain::token(json),
         Command::Doctor => doctor::run(&config, json),
         Command::Guard => guard::run(&config, json),
+        Command::RecordBoot => record_boot::run(&config, json),
         Command::Seal { or_poweroff } => return seal::run(&config, or_poweroff, json),
         Command::Generator { normal } => return generator::run(&config, &normal),
         Command::Pin(pin) => return pin::run(pin, config),

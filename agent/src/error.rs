@@ -61,6 +61,9 @@ pub enum Error {
     /// What the KBS keeps beside a secret.
     #[error("the record of the volume key beside the secret is malformed: {0}")]
     VkRecord(String),
+    /// What is to be shown of a boot, too late.
+    #[error("this boot is sealed: its registers do not show any more what booted")]
+    Sealed,
     /// What a person gave to be explained.
     #[error("standard input holds no attestation token: {0}")]
     NoToken(kbs_protocol::Error),
@@ -100,7 +103,11 @@ impl Error {
             Self::Protocol(error) | Self::Secret { error, .. } => Some(error),
             Self::State(error) => Some(error),
             Self::Unlock(error) => Some(error),
-            Self::NoToken(_) | Self::VkRecord(_) | Self::Pin(_) | Self::Io { .. } => None,
+            Self::NoToken(_)
+            | Self::VkRecord(_)
+            | Self::Sealed
+            | Self::Pin(_)
+            | Self::Io { .. } => None,
         }
     }
 }
@@ -110,6 +117,7 @@ impl Blame for Error {
         match self {
             Self::Pin(fault) => owner_of_fault(fault),
             Self::NoToken(_) => Owner::Data,
+            Self::Sealed => Owner::Configuration,
             Self::VkRecord(_) => Owner::Server,
             other => other.inner().map_or(Owner::Machine, Blame::owner),
         }
@@ -129,6 +137,10 @@ impl Blame for Error {
             }
             Self::NoToken(_) => {
                 "give one token and nothing else: three parts in base64url between two dots"
+                    .to_owned()
+            }
+            Self::Sealed => {
+                "let trustee-record.service run it in the initramfs: say enroll.record_boots = true, and reboot"
                     .to_owned()
             }
             Self::Io { .. } => "look at what the command is connected to".to_owned(),

@@ -75,6 +75,8 @@ pub struct Volume {
     pub number: String,
     /// The id of its volume key, as the KBS keeps it.
     pub vk_id: String,
+    /// Where its secret lies in the KBS.
+    pub path: String,
 }
 
 /// A LUKS2 volume that somebody else opens with a passphrase of the agent's.
@@ -87,6 +89,8 @@ pub struct Answered {
     pub source_number: String,
     /// The id of its volume key, as the KBS keeps it.
     pub vk_id: String,
+    /// Where its secret lies in the KBS.
+    pub path: String,
     /// What the kernel must say of it, once it is open.
     pub table: Meant,
 }
@@ -100,6 +104,7 @@ impl Answered {
             source_number: self.source_number.clone(),
             number: number.to_owned(),
             vk_id: self.vk_id.clone(),
+            path: self.path.clone(),
         }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) fn command() -> Command {
             Command::new("doctor").about("Check everything between this node and its secret"),
             Command::new("guard")
                 .about("Make sure that the root is a volume that the agent opened"),
+            Command::new("record-boot")
+                .about("Tell the registrar which volumes this boot has opened"),
             Command::new("seal")
                 .about("No more disk secrets until the next boot")
                 .arg(flag("or-poweroff", "If that fails, power off")),

@@ -100,7 +100,7 @@ install() {
     fi
     # The units, and the agent once more under the name by which systemd finds a generator. Guard and seal are links
     # of the image, so that no failure of the generator takes them away.
-    inst_multiple "$systemdsystemunitdir"/trustee-{unlock@,key@,verify,guard,seal}.service \
+    inst_multiple "$systemdsystemunitdir"/trustee-{unlock@,key@,verify,guard,record,seal}.service \
         "$systemdsystemunitdir/trustee-key@.socket" "$generator" \
         || broken "the agent's units are not complete"
     $SYSTEMCTL -q --root "$initdir" add-requires initrd-root-fs.target trustee-guard.service

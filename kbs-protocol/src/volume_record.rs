@@ -46,11 +46,12 @@ pub struct RecordedVolume {
 }
 
 impl VolumeRecord {
-    /// A record of these volumes.
+    /// A record of these volumes, in the order of their paths: the same volumes make the same text.
     ///
     /// # Errors
     /// [`Error::Malformed`] for what [`VolumeRecord::parse`] would refuse.
-    pub fn new(node: &NodeId, volumes: Vec<RecordedVolume>) -> Result<Self, Error> {
+    pub fn new(node: &NodeId, mut volumes: Vec<RecordedVolume>) -> Result<Self, Error> {
+        volumes.sort_by(|a, b| a.path.cmp(&b.path));
         let record = Self {
             version: VERSION,
             node: node.to_string(),
@@ -247,6 +248,8 @@ mod tests {
     fn good() -> Value {
         let node = NodeId::from_spki_der(b"key");
         let record = VolumeRecord::new(&node, vec![volume("root"), volume("data")]).unwrap();
+        let other = VolumeRecord::new(&node, vec![volume("data"), volume("root")]).unwrap();
+        assert_eq!(record.to_text(), other.to_text());
         serde_json::from_str(&record.to_text()).unwrap()
     }
 
@@ -255,14 +258,14 @@ mod tests {
         let text = good().to_string();
         let record = VolumeRecord::parse(&text).unwrap();
         assert_eq!(record.node(), NodeId::from_spki_der(b"key").to_string());
-        assert_eq!(record.volumes(), [volume("root"), volume("data")]);
+        assert_eq!(record.volumes(), [volume("data"), volume("root")]);
         assert_eq!(VolumeRecord::parse(&record.to_text()).unwrap(), record);
         let many: Vec<Value> = (0..17).map(|n| json!(volume(&n.to_string()))).collect();
         for (at, value) in [
             ("/version", json!(2)),
             ("/volumes", json!([])),
             ("/volumes", json!(many)),
-            ("/volumes/1/path", json!("default/node/root")),
+            ("/volumes/1/path", json!("default/node/data")),
             ("/volumes/0/path", json!("../x/y")),
             ("/volumes/0/name", json!("")),
             ("/volumes/0/name", json!("a b")),

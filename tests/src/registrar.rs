@@ -34,13 +34,16 @@ impl Registrar {
     /// # Errors
     /// The program is not built or does not start, or the maker has made no TPM yet.
     pub fn start(dir: &Path, maker: &Authority, tls: &Path) -> Result<Self> {
-        Self::start_with(
-            dir,
-            maker,
-            tls,
-            &format!("state_directory = {STATE:?}\n"),
-            &[],
-        )
+        Self::start_at("127.0.0.1:0", dir, maker, tls)
+    }
+
+    /// The same on this address and port.
+    ///
+    /// # Errors
+    /// As [`Registrar::start`].
+    pub fn start_at(listen: &str, dir: &Path, maker: &Authority, tls: &Path) -> Result<Self> {
+        let list = format!("state_directory = {STATE:?}\n");
+        Self::run(listen, dir, maker, tls, &list, &[])
     }
 
     /// The same with other last lines of its configuration than the place of its list, in this environment.
@@ -54,6 +57,17 @@ impl Registrar {
         last_lines: &str,
         env: &[(&str, &Path)],
     ) -> Result<Self> {
+        Self::run("127.0.0.1:0", dir, maker, tls, last_lines, env)
+    }
+
+    fn run(
+        listen: &str,
+        dir: &Path,
+        maker: &Authority,
+        tls: &Path,
+        last_lines: &str,
+        env: &[(&str, &Path)],
+    ) -> Result<Self> {
         fs::create_dir_all(dir)?;
         fs::write(dir.join("roots.pem"), maker.root()?)?;
         fs::write(dir.join("intermediates.pem"), maker.intermediate()?)?;
@@ -61,7 +75,7 @@ impl Registrar {
         fs::write(
             &config,
             format!(
-                "listen = \"127.0.0.1:0\"\ntls_certificate_file = {:?}\ntls_key_file = {:?}\n\
+                "listen = {listen:?}\ntls_certificate_file = {:?}\ntls_key_file = {:?}\n\
                  identity = \"ek-certificate\"\nek_roots_file = \"roots.pem\"\n\
                  ek_intermediates_file = \"intermediates.pem\"\n{last_lines}",
                 tls.join("tls.crt"),

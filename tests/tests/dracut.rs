@@ -266,6 +266,7 @@ fn units_are_tied(root: &NodeRoot, image: &Tree) {
         "trustee-key@root.service",
         "trustee-verify.service",
         "trustee-guard.service",
+        "trustee-record.service",
         "trustee-seal.service",
         "emergency.service",
         "initrd-switch-root.service",

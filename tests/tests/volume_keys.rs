@@ -314,3 +314,52 @@ fn a_registrar_keeps_what_its_own_nodes_have_signed() {
     let kept: Value = serde_json::from_slice(&fs::read(&site.record).unwrap()).unwrap();
     assert_eq!(kept["keys"][0]["volumes"].as_array().unwrap().len(), 1);
 }
+
+/// At each boot a node tells which volumes it has opened, until it is sealed.
+#[test]
+fn each_boot_is_recorded_before_its_seal() {
+    let Some(site) = Site::new() else {
+        return;
+    };
+    let world = &site.world;
+    let record = || world.run(world.agent(["--json", "record-boot"])).unwrap();
+    let facts = |captured: &Captured| -> Value {
+        assert_eq!(captured.code, Some(0), "{captured}");
+        serde_json::from_slice(&captured.stdout).unwrap()
+    };
+    let idle = record();
+    assert_eq!(facts(&idle)["recorded"], "nowhere", "{idle}");
+    assert!(idle.err().contains("has opened no volume"), "{idle}");
+
+    // What first boot has signed, and what this boot remembers.
+    let volume = site.first_boot("first");
+    let first = site.opened(&volume, &["--record"]);
+    let first = &first["volumes"][0];
+    let uuid = &first["luks_uuid"];
+    fs::write(
+        world.run_dir().join("state.json"),
+        json!({
+            "version": 1, "phase": "open", "extends": [], "attested": null, "waiting": {}, "refused": {},
+            "volumes": { "root": {
+                "luks_uuid": uuid, "source": "/dev/vda4", "source_number": "254:4", "number": "253:0",
+                "vk_id": first["vk_id"], "path": first["path"],
+            }},
+        })
+        .to_string(),
+    )
+    .unwrap();
+    let told = record();
+    let told = facts(&told);
+    assert_eq!(told["recorded"], "registrar", "{told}");
+    assert_eq!(told["volumes"], json!(["root"]), "{told}");
+    assert_eq!(told["known"], true, "the same volumes as on first boot");
+    let kept: Value = serde_json::from_slice(&fs::read(&site.record).unwrap()).unwrap();
+    assert_eq!(kept["keys"][0]["volumes"].as_array().unwrap().len(), 1);
+
+    // Afterwards the registers show no boot that anybody approved.
+    let sealed = world.run(world.agent(["seal"])).unwrap();
+    assert_eq!(sealed.code, Some(0), "{sealed}");
+    let late = record();
+    assert_eq!(late.code, Some(10), "{late}");
+    assert!(late.err().contains("this boot is sealed"), "{late}");
+}

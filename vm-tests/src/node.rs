@@ -15,7 +15,7 @@ use sheepfold_tests::swtpm::SoftTpm;
 
 use crate::chain::Chain;
 use crate::say::say;
-use crate::site::Site;
+use crate::site::{REGISTRAR, Site};
 
 /// A machine that is switched off.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ impl Node {
         fs::create_dir_all(&dir)?;
         let tpm = SoftTpm::certified(&site.maker)?;
         if site.registrar.is_none() {
-            let registrar =
-                Registrar::start(&site.dir().join("registrar"), &site.maker, site.lab.dir())?;
+            let (listen, dir) = (format!("127.0.0.1:{REGISTRAR}"), site.dir().join("registrar"));
+            let registrar = Registrar::start_at(&listen, &dir, &site.maker, site.lab.dir())?;
             site.registrar = Some(registrar);
         }
         let registrar = site.registrar.as_ref().context("no registrar")?;

@@ -93,10 +93,12 @@ impl Site {
         settings
     }
 
-    /// [`Site::settings`] of a node whose agent opens the root itself.
+    /// [`Site::settings`] of a node whose agent opens the root itself and tells the registrar of it.
     pub fn native_settings(&self) -> Settings {
         let mut settings = self.settings();
         settings.unlock = "mode = \"native\"\n";
+        settings.registrar = Some(Self::url_at(REGISTRAR));
+        settings.enroll = "record_boots = true\n".to_owned();
         settings
     }
 
@@ -279,5 +281,7 @@ pub const NAME: &str = "kbs.test";
 /// The KBS's port. It is in the initramfs, so it is the same in each story; a story has a loopback device of its own
 /// (`src/bin/stories.rs`).
 pub const PORT: u16 = 18_443;
+/// Where the registrar of every story listens.
+pub const REGISTRAR: u16 = 18_446;
 /// `FILE PROGRAM ARG*`: the program sees FILE as `/etc/hosts`.
 const HOSTS: &str = r#"mount --bind "$1" /etc/hosts && shift && exec "$@""#;

@@ -13,7 +13,7 @@ use sheepfold_vm_tests::image::Recipe;
 use sheepfold_vm_tests::machine::{Machine, NOT_APPROVED};
 use sheepfold_vm_tests::node::Binding;
 use sheepfold_vm_tests::probe::Place;
-use sheepfold_vm_tests::site::Site;
+use sheepfold_vm_tests::site::{REGISTRAR, Site};
 use sheepfold_vm_tests::stage::{APPROVED, Stage};
 
 #[test]
@@ -52,6 +52,11 @@ fn the_agent_opens_the_root_and_shuts_the_door_behind_itself() {
             .journal
             .contains("the root lies on root, opened by the agent"),
         "the guard has not looked"
+    );
+    let recorded = format!("root recorded by {}", Site::url_at(REGISTRAR));
+    assert!(
+        facts.journal.contains(&recorded),
+        "the registrar was not told"
     );
     let zero = [0; 32];
     assert_ne!(facts.pcrs[&11], zero, "PCR 11 has not moved");

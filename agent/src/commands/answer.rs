@@ -50,6 +50,7 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
         source: device.clone(),
         source_number: candidate.header.number.clone(),
         vk_id: opened.vk_id.as_str().to_owned(),
+        path: opened.path.clone(),
         table: Meant::by(&candidate.header.volume, &config.unlock.rules),
     };
     RunDirectory::open()?.update(|state| {

@@ -3,7 +3,7 @@
 //! `trustee-agent enroll`: proves to the registrar that this node's key lives in a TPM that it knows, and
 //! prints the node id. Doing it twice changes nothing.
 
-use crate::config::{Config, ConfigError, Problem};
+use crate::config::{Config, ConfigError, Enroll, Problem};
 use crate::error::Error;
 use crate::evidence::{EvidenceError, TpmEnroller};
 use crate::kbs::{Patience, Registrar};
@@ -16,11 +16,7 @@ use std::process::ExitCode;
 
 pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     let config = Config::load(path)?;
-    let Some(enroll) = &config.enroll else {
-        let what = "this node has no registrar";
-        let cure = "add [enroll] with registrar = \"https://…\" to agent.toml";
-        return Err(ConfigError::value("enroll.registrar", "", Problem::new(what, cure)).into());
-    };
+    let enroll = registrar(&config)?;
     let mut tpm = TpmEnroller::open(&config.tpm.tcti, config.tpm.ak_handle, product())
         .map_err(EvidenceError::from)?;
     let node = tpm.node_id();
@@ -67,6 +63,18 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
             Ok(exit::status(error.owner()))
         }
     }
+}
+
+/// The registrar of this configuration.
+///
+/// # Errors
+/// It names none.
+pub(super) fn registrar(config: &Config) -> Result<&Enroll, ConfigError> {
+    config.enroll.as_ref().ok_or_else(|| {
+        let what = "this node has no registrar";
+        let cure = "add [enroll] with registrar = \"https://…\" to agent.toml";
+        ConfigError::value("enroll.registrar", "", Problem::new(what, cure))
+    })
 }
 
 fn set(facts: &mut Value, name: &str, value: Value) {

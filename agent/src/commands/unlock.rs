@@ -133,6 +133,7 @@ pub(super) fn record(candidate: &Candidate, opened: &Opened, config: &Config) ->
             name: candidate.name.clone(),
         })?,
         vk_id: opened.vk_id.as_str().to_owned(),
+        path: opened.path.clone(),
     };
     let run = RunDirectory::open()?;
     run.update(|state| {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! `[enroll]`: where this node proves once that its key lives in a TPM, and how it knows the registrar.
+//! `[enroll]`: where this node proves once that its key lives in a TPM, and how it knows the registrar. Whether that is
+//! told of each boot.
 
 use super::{Anchors, ConfigError, Problem, ServerUrl, anchors, raw, read_anchors};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ pub struct Enroll {
     pub registrar: ServerUrl,
     /// What it must prove, if it is an `https` server: its own anchors, or those of the KBS.
     pub anchors: Anchors,
+    /// Tell it of each boot which volumes were opened.
+    pub record_boots: bool,
     source: Source,
 }
 
@@ -47,6 +50,7 @@ impl Enroll {
         Ok(Self {
             registrar,
             anchors,
+            record_boots: raw.record_boots,
             source,
         })
     }
@@ -94,6 +98,8 @@ mod tests {
             "https://registrar.example:8443"
         );
         assert_eq!(inherited.anchors.spki_digests(), [ONE]);
+        assert!(!inherited.record_boots, "only who asks for it");
+        assert!(enroll("registrar = \"https://r.example\"\nrecord_boots = true").record_boots);
         let own = enroll(&format!(
             "registrar = \"https://r.example\"\nspki_sha256 = [\"{TWO}\"]"
         ));

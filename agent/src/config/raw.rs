@@ -54,6 +54,8 @@ pub(super) struct Enroll {
     pub(super) spki_sha256: Vec<String>,
     #[serde(default)]
     pub(super) insecure_http: bool,
+    #[serde(default)]
+    pub(super) record_boots: bool,
 }
 
 #[derive(Deserialize)]

@@ -92,6 +92,7 @@ fn volume(number: &str, source_number: &str) -> Volume {
         source_number: source_number.to_owned(),
         number: number.to_owned(),
         vk_id: "id".to_owned(),
+        path: "default/node/root".to_owned(),
     }
 }
 
@@ -250,6 +251,7 @@ fn answered() -> Machine {
         source: volume.source,
         source_number: volume.source_number,
         vk_id: volume.vk_id,
+        path: volume.path,
         table,
     };
     machine.state.record_answered("root", answered);

@@ -4,6 +4,7 @@
 //! writes what it would refuse to read.
 
 use super::{Answered, Extend, Reason, State, Volume};
+use kbs_protocol::resource::ResourcePath;
 
 /// The first thing about this state that cannot be, in words.
 pub(super) fn problem(state: &State) -> Option<String> {
@@ -36,6 +37,8 @@ fn volume_problem(name: &str, volume: &Volume) -> Option<String> {
         "source"
     } else if volume.vk_id.is_empty() || volume.vk_id.len() > TEXT {
         "volume-key id"
+    } else if volume.path.parse::<ResourcePath>().is_err() {
+        "resource path"
     } else {
         return None;
     };

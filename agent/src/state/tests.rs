@@ -28,6 +28,7 @@ fn volume() -> Volume {
         source_number: "254:4".to_owned(),
         number: "253:0".to_owned(),
         vk_id: "AAAA".to_owned(),
+        path: "default/node/root".to_owned(),
     }
 }
 
@@ -36,6 +37,7 @@ fn answered() -> Answered {
         source: "/dev/vda5".into(),
         source_number: "254:5".to_owned(),
         vk_id: "BBBB".to_owned(),
+        path: "default/node/data".to_owned(),
         table: Meant {
             sector_size: 4096,
             ..Meant::usual(&volume().luks_uuid)
@@ -292,6 +294,12 @@ fn anything_else_is_an_error_and_never_an_empty_state() {
         ),
         ("no id", changed("/volumes/root/vk_id", json!(""))),
         ("long id", changed("/volumes/root/vk_id", json!(long))),
+        ("no path", changed("/volumes/root/path", json!(""))),
+        ("path", changed("/volumes/root/path", json!("../a/b"))),
+        (
+            "an answer's path",
+            changed("/answered/data/path", json!("root")),
+        ),
         ("more in an answer", added("/answered/data", "more")),
         ("more in its table", added("/answered/data/table", "more")),
         (

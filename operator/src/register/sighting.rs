@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 //! What is known of a node's last boot. A KBS tells nobody who attested, but a node that has opened its volumes signs a
-//! record of them in its TPM (`trustee-agent verify-binding` on a first boot, `unlock --record` on any), and the quote
+//! record of them in its TPM (`trustee-agent verify-binding` on a first boot, `record-boot` on each), and the quote
 //! shows which boot that was. The registrar writes down when it came; the operator compares it with the approved images.
 //!
 //! A copy of an old record says nothing new: the TPM's own count tells which of two is the younger.
