@@ -44,6 +44,8 @@ pub enum Command {
     Answer(Unlock),
     /// Bind volumes to the present secret.
     Rebind(Unlock),
+    /// Give volumes a key slot for the recovery passphrase.
+    Recovery(Unlock),
     /// Ask for the secret, throw it away, and say why it came or did not.
     Explain {
         /// The volume whose secret is asked for.
@@ -224,6 +226,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         ["rebind"] if !unlock.test && !unlock.record => {
             Command::Rebind(checked(std::mem::take(&mut unlock))?)
         }
+        ["recovery"] if !unlock.test && !unlock.record => {
+            Command::Recovery(checked(std::mem::take(&mut unlock))?)
+        }
         [] => return Err("no command: try `trustee-agent --help`".into()),
         other => {
             return Err(format!(
@@ -237,7 +242,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         return Err("--or-poweroff goes with `seal` only".into());
     }
     if unlock != Unlock::default() {
-        return Err("--name and --device go with `unlock`, `answer` and `rebind`, --record and --test with `unlock` only".into());
+        return Err("--name and --device go with `unlock`, `answer`, `rebind` and `recovery`, --record and --test with `unlock` only".into());
     }
     if path.is_some() {
         return Err("--path goes with `fetch` only".into());
@@ -261,7 +266,7 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
 /// A name becomes part of paths and of the kernel's names; systemd knows no more characters unescaped.
 fn checked(unlock: Unlock) -> Result<Unlock, lexopt::Error> {
     if unlock.names.is_empty() {
-        return Err("`unlock` and `rebind` need --name NAME, once for each volume".into());
+        return Err("`unlock`, `rebind` and `recovery` need --name NAME, once for each volume".into());
     }
     if unlock.device.is_some() && unlock.names.len() > 1 {
         return Err("--device goes with one --name only".into());
@@ -370,6 +375,8 @@ Commands:
                        records the ids of the volume keys
   rebind --name NAME…  after a rotation: bind volumes to the present secret, before the seal
          [--device DEV]
+  recovery --name NAME…
+         [--device DEV]  give volumes a key slot for the recovery passphrase that the KBS keeps, before the seal
   doctor               check TPM, key, clock, name, network, certificate and protocol, in this order
   guard                make sure that what is mounted at /sysroot is a volume that the agent opened
   record-boot          tell the registrar which volumes this boot has opened, signed by the TPM, before the seal

@@ -15,6 +15,7 @@ mod pin;
 mod rebind;
 mod record;
 mod record_boot;
+mod recovery;
 mod seal;
 mod status;
 mod unlock;
@@ -68,6 +69,7 @@ fn dispatch(
         Command::Unlock(options) => unlock::run(&config, &options, json),
         Command::Answer(options) => answer::run(&config, &options, json),
         Command::Rebind(options) => rebind::run(&config, &options, json),
+        Command::Recovery(options) => recovery::run(&config, &options, json),
         Command::VerifyBinding => verify_binding::run(&config, json),
         Command::Status => status::run(&config, json),
         Command::Explain { volume } => explain::run(&config, &volume, json),

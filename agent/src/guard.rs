@@ -63,6 +63,34 @@ pub fn guard(root: &Path, state: &State, kernel: &Kernel) -> Result<Vec<String>,
     if state.volumes.is_empty() {
         return Err(GuardError::NothingOpened);
     }
+    let block = Block::new(&kernel.active.sys);
+    let ours = |device| ours(device, &block, state);
+    everything_below(root, kernel, &block, &ours)
+}
+
+/// Checks that every block device under `root` is a LUKS2 volume, whoever opened it, and names those: for a node that is
+/// told to let people in.
+///
+/// # Errors
+/// As [`guard`].
+pub fn guard_recovery(root: &Path, kernel: &Kernel) -> Result<Vec<String>, GuardError> {
+    let block = Block::new(&kernel.active.sys);
+    let encrypted = |device| {
+        let mapped = block.mapper(device);
+        Ok(mapped.and_then(|(name, uuid)| uuid.starts_with(LUKS2).then_some(name)))
+    };
+    everything_below(root, kernel, &block, &encrypted)
+}
+
+/// Whether a device is one that may be booted: its name, or nothing.
+type May<'m> = &'m dyn Fn(Number) -> Result<Option<String>, GuardError>;
+
+fn everything_below(
+    root: &Path,
+    kernel: &Kernel,
+    block: &Block,
+    may: May<'_>,
+) -> Result<Vec<String>, GuardError> {
     let unreadable = |path: &Path| {
         let path = path.to_owned();
         move |source| GuardError::Unreadable { path, source }
@@ -71,10 +99,9 @@ pub fn guard(root: &Path, state: &State, kernel: &Kernel) -> Result<Vec<String>,
     let mount = Mount::at(root, &text).ok_or_else(|| GuardError::NotMounted {
         root: root.to_owned(),
     })?;
-    let block = Block::new(&kernel.active.sys);
     let mut names = Vec::new();
-    for device in devices_of(&mount, &block)? {
-        walk(device, &block, state, DEPTH, &mut names)?;
+    for device in devices_of(&mount, block)? {
+        walk(device, block, may, DEPTH, &mut names)?;
     }
     names.sort();
     names.dedup();
@@ -104,11 +131,11 @@ fn devices_of(mount: &Mount, block: &Block) -> Result<Vec<Number>, GuardError> {
 fn walk(
     device: Number,
     block: &Block,
-    state: &State,
+    may: May<'_>,
     depth: usize,
     names: &mut Vec<String>,
 ) -> Result<(), GuardError> {
-    if let Some(name) = ours(device, block, state)? {
+    if let Some(name) = may(device)? {
         names.push(name);
         return Ok(());
     }
@@ -119,7 +146,7 @@ fn walk(
         });
     };
     for device in below {
-        walk(device, block, state, depth, names)?;
+        walk(device, block, may, depth, names)?;
     }
     Ok(())
 }
@@ -132,7 +159,7 @@ fn ours(device: Number, block: &Block, state: &State) -> Result<Option<String>, 
     let Some(volume) = state.volumes.get(&name) else {
         return Ok(None);
     };
-    let expected = format!("CRYPT-LUKS2-{}-{name}", volume.luks_uuid.replace('-', ""));
+    let expected = format!("{LUKS2}{}-{name}", volume.luks_uuid.replace('-', ""));
     let same = uuid == expected
         && volume.number == device.to_string()
         && block.rests_on(device, &volume.source_number)?;
@@ -221,6 +248,8 @@ impl Blame for GuardError {
     }
 }
 
+/// How the device mapper calls a LUKS2 volume that is open; its UUID and its name follow.
+const LUKS2: &str = "CRYPT-LUKS2-";
 /// LVM on RAID on crypt is three; more is a loop.
 const DEPTH: usize = 6;
 

@@ -106,6 +106,30 @@ impl KbsSource {
         }
     }
 
+    /// The passphrase for people that the KBS keeps beside the secret at this path, which was fetched before. `None` if the
+    /// server has none for this node.
+    ///
+    /// # Errors
+    /// As a fetch.
+    pub fn recovery(&mut self, path: &str) -> Result<Option<ResourceSecret>, Error> {
+        let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
+        let at: ResourcePath = format!("{directory}/{RECOVERY}").parse()?;
+        let opened = self.open()?;
+        let Some((made_for, _)) = &opened.session else {
+            return Ok(None);
+        };
+        let target = Target {
+            path: at.clone(),
+            ..made_for.clone()
+        };
+        // No node waits for it: the next boot asks again.
+        match opened.fetch(&target, &at, Patience::Once) {
+            Ok(secret) => Ok(Some(secret)),
+            Err(Error::Kbs(error)) if error.refusal().is_some() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether the last token for this path needed the secret that was there before a rotation.
     pub fn is_rotated(&self, path: &str) -> bool {
         let opened = self.opened.as_ref();
@@ -313,3 +337,5 @@ fn named_servers(target: &Target, request: &SecretRequest<'_>) -> Vec<Server> {
 
 /// Ends the path of the record; a kept key ends with its `kid`, which is longer.
 const VK_RECORD: &str = "vk";
+/// The last part of the path of a recovery passphrase.
+const RECOVERY: &str = "recovery";

@@ -7,7 +7,8 @@
 //! and one request for each secret. The token's passphrase unwraps the volume key through [`luks`], its id
 //! ([`vk_id`]) is compared with what the KBS keeps, and the volume is activated with the key itself. Nobody reads
 //! the device's own header a second time; [`active`] and [`table`] read back what the kernel made of it. The
-//! subcommands `unlock` and `verify-binding` call this; [`rebind`] follows a secret that was rotated.
+//! subcommands `unlock` and `verify-binding` call this; [`rebind`] follows a secret that was rotated, [`recovery`] keeps a
+//! key slot for people.
 
 mod active;
 mod error;
@@ -15,6 +16,8 @@ mod header;
 mod luks;
 mod place;
 mod rebind;
+mod recovery;
+mod rewrite;
 mod table;
 mod vk_id;
 
@@ -24,6 +27,7 @@ pub use header::Header;
 pub use luks::{Luks, VolumeKey, is_active};
 pub use place::{all_volumes, of_volume};
 pub use rebind::{Rebound, rebind};
+pub use recovery::{Recovery, ensure_recovery};
 pub use table::{Meant, Target};
 pub use vk_id::VkId;
 

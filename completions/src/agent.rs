@@ -42,6 +42,9 @@ pub(crate) fn command() -> Command {
             Command::new("rebind")
                 .about("Bind volumes to the present secret")
                 .args(volumes()),
+            Command::new("recovery")
+                .about("Give volumes a key slot for the recovery passphrase")
+                .args(volumes()),
             Command::new("doctor").about("Check everything between this node and its secret"),
             Command::new("guard")
                 .about("Make sure that the root is a volume that the agent opened"),

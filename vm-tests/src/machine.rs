@@ -2,12 +2,14 @@
 //! A machine that is switched on: QEMU with OVMF, and swtpm behind it. Both end when it is dropped.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, ChildStdin};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use kbs_protocol::Secret;
 use sheepfold_tests::process::Run;
 
 use crate::accelerator::Accelerator;
@@ -29,6 +31,7 @@ pub struct Machine {
     /// The way in.
     pub probe: Probe,
     name: String,
+    keyboard: ChildStdin,
     qemu: Child,
     swtpm: Child,
 }
@@ -71,7 +74,7 @@ impl Machine {
                     .chain(more.iter().copied()),
             )
             .spawn()?;
-        drop(qemu.stdin.take());
+        let keyboard = qemu.stdin.take().context("no keyboard")?;
         let port = qemu.stdout.take().context("no console")?;
         let complaints = qemu.stderr.take().context("no standard error")?;
         let console =
@@ -84,6 +87,7 @@ impl Machine {
             console,
             probe,
             name: node.name.clone(),
+            keyboard,
             qemu,
             swtpm,
         })
@@ -126,6 +130,17 @@ impl Machine {
         self.console.wait_for_any(&[text], BOOT)?;
         say(&format!("{} says {text:?}", self.name));
         Ok(())
+    }
+
+    /// Somebody at the console types a line.
+    ///
+    /// # Errors
+    /// The machine is off.
+    pub fn types(&mut self, line: &Secret) -> Result<()> {
+        say(&format!("somebody types at the console of {}", self.name));
+        self.keyboard.write_all(line.expose())?;
+        self.keyboard.write_all(b"\r")?;
+        Ok(self.keyboard.flush()?)
     }
 
     /// Waits until the initramfs, or the system, answers.

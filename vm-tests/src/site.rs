@@ -11,6 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kbs_protocol::Secret;
 use kbs_protocol::encoding::hex;
 use kbs_protocol::resource_secret::ResourceSecret;
@@ -181,6 +183,34 @@ impl Site {
         let more = format!("  ignition:\n    configFile: {file}\n    luks: [{root}]\n");
         self.cluster.add_with(&node.name, &record, &more)?;
         self.provision()
+    }
+
+    /// The administrator wants a recovery passphrase for each node of the site.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn escrow(&mut self) -> Result<()> {
+        say("the administrator asks for recovery passphrases");
+        let more = "  recovery:\n    passphrase: escrowed\n";
+        self.cluster = Cluster::with(&self.dir.join("cluster"), &self.lab, more)?;
+        Ok(())
+    }
+
+    /// A node's recovery passphrase, as whoever runs the KBS finds it in its storage.
+    ///
+    /// # Errors
+    /// The KBS keeps none.
+    pub fn recovery(&mut self, node: &Node) -> Result<Secret> {
+        let state = fs::read(self.lab.dir().join("state.json"))?;
+        let state: Value = serde_json::from_slice(&state)?;
+        let path = format!("default/{}/recovery", node.id);
+        let stored = state.get("resources").and_then(|all| all.get(&path));
+        let stored = stored.and_then(Value::as_str).context("none is kept")?;
+        let stored: Value = serde_json::from_slice(&STANDARD.decode(stored)?)?;
+        let key = stored.get("key").and_then(Value::as_str);
+        let passphrase = Secret::new(key.context("no key")?.as_bytes().to_vec());
+        self.keep_secret("the recovery passphrase", passphrase.expose())?;
+        Ok(passphrase)
     }
 
     /// `sheepfold-operator provision`.

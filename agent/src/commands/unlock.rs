@@ -103,6 +103,9 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     if config.unlock.rebind && !options.test {
         super::rebind::after_rotation(&rotated, &config, &mut source);
     }
+    if config.unlock.recovery && !options.test {
+        super::recovery::ensure(&candidates, &config, &mut source);
+    }
     notify::ready();
     report::success(&facts, &text, json)
 }

@@ -126,6 +126,7 @@ pub(super) struct Unlock {
     pub(super) argon2_time: u32,
     pub(super) vk_id: VkId,
     pub(super) rebind: bool,
+    pub(super) recovery: bool,
 }
 
 impl Default for Unlock {
@@ -145,6 +146,7 @@ impl Default for Unlock {
             argon2_time: limits.argon2_time,
             vk_id: VkId::IfPresent,
             rebind: false,
+            recovery: false,
         }
     }
 }

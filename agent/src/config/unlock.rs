@@ -17,6 +17,8 @@ pub struct Unlock {
     pub vk_id: VkId,
     /// Bind a volume to the present secret when it opened with one that was rotated.
     pub rebind: bool,
+    /// Keep a key slot for the recovery passphrase that the KBS has.
+    pub recovery: bool,
 }
 
 /// `[unlock] mode`.
@@ -76,6 +78,13 @@ impl Unlock {
             );
             return Err(ConfigError::value("unlock.other_keyslots", "true", problem));
         }
+        if raw.recovery && !(raw.other_keyslots && raw.mode == UnlockMode::Native) {
+            let problem = Problem::new(
+                "a recovery passphrase has a key slot of its own, which the agent makes when it opens the volume",
+                "say unlock.mode = \"native\", unlock.other_keyslots = true and boot.confidential = false besides",
+            );
+            return Err(ConfigError::value("unlock.recovery", "true", problem));
+        }
         Ok(Self {
             mode: raw.mode,
             rules: Rules {
@@ -91,6 +100,7 @@ impl Unlock {
             },
             vk_id: raw.vk_id,
             rebind: raw.rebind,
+            recovery: raw.recovery,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 //! A machine as the kernel would show it, in a directory, and what an attacker can make of it.
 
-use super::{GuardError, Kernel, confirm, guard};
+use super::{GuardError, Kernel, confirm, guard, guard_recovery};
 use crate::state::{Answered, State, Volume};
 use crate::unlock::{Active, Meant, Target, UnlockError};
 use kbs_protocol::{Blame as _, Owner};
@@ -64,6 +64,13 @@ impl Machine {
         guard(Path::new("/sysroot"), &self.state, &kernel)
     }
 
+    fn recovered(&self) -> Result<Vec<String>, GuardError> {
+        let mountinfo = self.dir.path().join("mountinfo");
+        fs::write(&mountinfo, &self.mounts).unwrap();
+        let kernel = self.kernel(|_| Err(std::io::ErrorKind::Unsupported.into()));
+        guard_recovery(Path::new("/sysroot"), &kernel)
+    }
+
     fn kernel(&self, table: fn(&str) -> std::io::Result<Vec<Target>>) -> Kernel {
         Kernel {
             mountinfo: self.dir.path().join("mountinfo"),
@@ -122,6 +129,22 @@ fn another_encrypted_volume_is_refused() {
     machine.device("253:1", Some(("other", &dm_uuid("other"))), &["254:5"]);
     machine.mount("253:1", "ext4", "/dev/mapper/other");
     assert!(machine.refused().contains("lies on 254:5"));
+}
+
+/// Where people have a passphrase of their own, what they open must be a LUKS2 volume still.
+#[test]
+fn a_person_boots_what_is_encrypted_and_nothing_else() {
+    let mut machine = Machine::booted();
+    machine.state.volumes.clear();
+    assert_eq!(machine.recovered().unwrap(), ["root"]);
+    for uuid in [dm_uuid("root").replace("LUKS2", "PLAIN"), "LVM-x".to_owned()] {
+        fs::write(machine.at("253:0").join("dm/uuid"), uuid).unwrap();
+        assert!(machine.recovered().is_err());
+    }
+    machine.device("254:5", None, &[]);
+    machine.mount("254:5", "ext4", "/dev/vda5");
+    let refused = machine.recovered().unwrap_err().to_string();
+    assert!(refused.contains("lies on 254:5"), "{refused}");
 }
 
 /// The name is the attacker's to choose, and so is the UUID; the numbers are the kernel's.

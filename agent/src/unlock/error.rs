@@ -45,6 +45,9 @@ pub enum UnlockError {
     /// No memory for the header.
     #[error("cannot keep the header in memory: {0}")]
     Memory(std::io::Error),
+    /// Nothing to make a key slot for.
+    #[error("the KBS keeps no recovery passphrase for this node")]
+    NoRecovery,
     /// None of the volume's tokens is one that this pin opens.
     #[error("{}: none of its Clevis tokens is for this node: {why}", .device.display())]
     NoToken {
@@ -133,7 +136,7 @@ impl Blame for UnlockError {
             | Self::NotActive { .. }
             | Self::Memory(_)
             | Self::Library { .. } => Owner::Machine,
-            Self::NoVkId { .. } => Owner::Server,
+            Self::NoVkId { .. } | Self::NoRecovery => Owner::Server,
             _ => Owner::Data,
         }
     }
@@ -183,6 +186,11 @@ impl Blame for UnlockError {
             Self::NoVkId { .. } => {
                 "run `sheepfold-operator provision`: it stores what this node has recorded on its first boot; a node that was \
                  bound before records it with `trustee-agent unlock --record`"
+                    .to_owned()
+            }
+            Self::NoRecovery => {
+                "say `recovery: {passphrase: escrowed}` in the cluster's spec and run `sheepfold-operator provision`, or leave \
+                 unlock.recovery out"
                     .to_owned()
             }
             Self::NothingActive => {

@@ -145,6 +145,14 @@ impl<'h> Luks<'h> {
         Ok(keyslot)
     }
 
+    /// Every token that is there, whosever it is, with its number.
+    pub(super) fn tokens(&mut self) -> Vec<(u32, Value)> {
+        let mut handle = self.device.token_handle();
+        // A number without a token is an error to the library.
+        let read = |number| Some((number, handle.json_get(number).ok()?));
+        (0..TOKENS).filter_map(read).collect()
+    }
+
     /// Removes a token and its key slot; in memory.
     ///
     /// # Errors
@@ -246,6 +254,8 @@ fn library(action: &'static str, header: &Header) -> impl Fn(LibcryptErr) -> Unl
 
 /// The fewest that `agent.toml` can ask for, and what Clevis takes.
 const ITERATIONS: u32 = 1000;
+/// The most that a header has (LUKS2_TOKENS_MAX of libcryptsetup).
+const TOKENS: u32 = 32;
 /// Two keys of AES-256.
 const SLOT_KEY: usize = 64;
 /// The unit of libcryptsetup and the device mapper, in bytes.

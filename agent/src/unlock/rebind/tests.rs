@@ -8,9 +8,10 @@
     reason = "in a test a panic is the report"
 )]
 
-use super::{Header, Luks, Step, adding, removing, token};
+use super::{Luks, token};
 use crate::config::Config;
-use crate::unlock::UnlockError;
+use crate::unlock::rewrite::{Step, adding, removing};
+use crate::unlock::{Header, UnlockError};
 use luks_header::{Extent, Rules, Volume};
 use sheepfold_tests::luks;
 use sheepfold_tests::process::Run;
