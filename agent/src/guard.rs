@@ -232,9 +232,12 @@ impl Blame for GuardError {
         match self {
             Self::NothingOpened => {
                 "see that the root is an encrypted volume which trustee-unlock@ opens (trustee-key@ in the mode socket): \
-                 root= and rd.luks.name= on the kernel command line; a volume that was opened at a prompt is none"
+                 root= and rd.luks.name= on the kernel command line; a volume that was opened at a prompt is none. If the root \
+                 is not mounted at all, what failed before says why: `systemctl --failed`"
             }
-            Self::NotMounted { .. } => "run it after sysroot.mount",
+            Self::NotMounted { .. } => {
+                "see why sysroot.mount failed (`systemctl status sysroot.mount`); by hand, run it after that"
+            }
             Self::NoBlockDevice { .. } => {
                 "boot from an encrypted volume; run the guard before anything is mounted over the root"
             }
