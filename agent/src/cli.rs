@@ -266,7 +266,9 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
 /// A name becomes part of paths and of the kernel's names; systemd knows no more characters unescaped.
 fn checked(unlock: Unlock) -> Result<Unlock, lexopt::Error> {
     if unlock.names.is_empty() {
-        return Err("`unlock`, `rebind` and `recovery` need --name NAME, once for each volume".into());
+        return Err(
+            "`unlock`, `rebind` and `recovery` need --name NAME, once for each volume".into(),
+        );
     }
     if unlock.device.is_some() && unlock.names.len() > 1 {
         return Err("--device goes with one --name only".into());

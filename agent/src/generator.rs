@@ -42,7 +42,11 @@ pub fn plan(line: &CommandLine, config: &Config) -> Plan {
             let text = "[Unit]\nRequires=trustee-verify.service\nAfter=trustee-verify.service\n";
             plan.drop_in("ignition-complete.target", text.to_owned());
         }
-        if config.enroll.as_ref().is_some_and(|enroll| enroll.record_boots) {
+        if config
+            .enroll
+            .as_ref()
+            .is_some_and(|enroll| enroll.record_boots)
+        {
             // Only wanted: a registrar that is away keeps no node from booting.
             let text = "[Unit]\nWants=trustee-record.service\nAfter=trustee-record.service\n";
             plan.drop_in("initrd-root-fs.target", text.to_owned());
@@ -189,11 +193,13 @@ mod tests {
     #[test]
     fn a_boot_is_recorded_where_the_configuration_asks_for_it() {
         let recorded = |more: &str| {
-            files(LINE, &format!("{NATIVE}\n{more}")).iter().any(|(path, text)| {
-                path == "initrd-root-fs.target.d/60-trustee-boot.conf"
-                    && text.contains("\nWants=trustee-record.service\n")
-                    && text.contains("\nAfter=trustee-record.service\n")
-            })
+            files(LINE, &format!("{NATIVE}\n{more}"))
+                .iter()
+                .any(|(path, text)| {
+                    path == "initrd-root-fs.target.d/60-trustee-boot.conf"
+                        && text.contains("\nWants=trustee-record.service\n")
+                        && text.contains("\nAfter=trustee-record.service\n")
+                })
         };
         let registrar = "[enroll]\nregistrar = \"https://r\"";
         assert!(recorded(&format!("{registrar}\nrecord_boots = true")));

@@ -10,7 +10,6 @@
 )]
 
 use kbs_protocol::Secret;
-use kbs_protocol::encoding::b64u;
 use kbs_protocol::resource::ResourcePath;
 use kbs_protocol::resource_secret::ResourceSecret;
 use serde_json::Value;
@@ -77,8 +76,15 @@ fn a_person_opens_the_volume_with_what_the_kbs_keeps() {
     let before = fs::read(&volume.path).unwrap();
     let none = recovery(&world, &volume).capture().unwrap();
     assert_eq!(none.code, Some(13), "{none}");
-    assert!(none.err().contains("keeps no recovery passphrase"), "{none}");
-    assert_eq!(before, fs::read(&volume.path).unwrap(), "nothing is written");
+    assert!(
+        none.err().contains("keeps no recovery passphrase"),
+        "{none}"
+    );
+    assert_eq!(
+        before,
+        fs::read(&volume.path).unwrap(),
+        "nothing is written"
+    );
 
     let first = escrow(&world, &node);
     let bound = slots(&volume);
@@ -132,7 +138,17 @@ fn killed_at_any_write_the_volume_opens_and_gets_its_slot() {
         kills += 1;
         fs::write(&volume.path, &original).unwrap();
         let inject = format!("inject=pwrite64:signal=SIGKILL:when={kills}");
-        let strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e", &inject];
+        let strace = [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=pwrite64",
+            "-e",
+            &inject,
+        ];
         let run = recovery(&world, &volume).wrapped(&strace).unwrap();
         let ended = run.capture().unwrap();
         the_node_opens_it(&world, &volume);
@@ -142,7 +158,11 @@ fn killed_at_any_write_the_volume_opens_and_gets_its_slot() {
         recovery(&world, &volume).success().unwrap();
         assert_eq!(opens_with(&volume, &passphrase).code, Some(0));
         the_node_opens_it(&world, &volume);
-        assert_eq!(slots(&volume).len(), 2, "after {kills} writes something is left over");
+        assert_eq!(
+            slots(&volume).len(),
+            2,
+            "after {kills} writes something is left over"
+        );
     }
     assert!(kills > 6, "only {kills} writes were seen");
 }

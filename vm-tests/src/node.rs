@@ -57,7 +57,10 @@ impl Node {
         fs::create_dir_all(&dir)?;
         let tpm = SoftTpm::certified(&site.maker)?;
         if site.registrar.is_none() {
-            let (listen, dir) = (format!("127.0.0.1:{REGISTRAR}"), site.dir().join("registrar"));
+            let (listen, dir) = (
+                format!("127.0.0.1:{REGISTRAR}"),
+                site.dir().join("registrar"),
+            );
             let registrar = Registrar::start_at(&listen, &dir, &site.maker, site.lab.dir())?;
             site.registrar = Some(registrar);
         }

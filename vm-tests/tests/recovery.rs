@@ -21,10 +21,13 @@ fn a_person_boots_the_node_when_the_kbs_is_gone() {
     let mut site = Site::open("recovery").unwrap();
     site.escrow().unwrap();
     let mut settings = site.native_settings();
-    settings.unlock =
-        "mode = \"native\"\nother_keyslots = true\nrecovery = true\n\n[boot]\nconfidential = false\n";
+    settings.unlock = "mode = \"native\"\nother_keyslots = true\nrecovery = true\n\n[boot]\nconfidential = false\n";
     let recipe = Recipe {
-        agent_toml: Some(settings.to_toml().replace("[timeouts]\n", "[timeouts]\nunlock = \"30s\"\n")),
+        agent_toml: Some(
+            settings
+                .to_toml()
+                .replace("[timeouts]\n", "[timeouts]\nunlock = \"30s\"\n"),
+        ),
         ..Recipe::node(&site)
     };
     let mut stage = Stage::with_image(site, &recipe, Kind::ShimGrub).unwrap();
@@ -36,10 +39,16 @@ fn a_person_boots_the_node_when_the_kbs_is_gone() {
     let facts = Facts::read(&mut machine.probe, &node, "1").unwrap();
     facts.root_is_the_volume(Sectors::Encrypted).unwrap();
     assert!(
-        facts.journal.contains("root opens with its recovery passphrase too"),
+        facts
+            .journal
+            .contains("root opens with its recovery passphrase too"),
         "no key slot was made"
     );
-    assert!(facts.journal.contains("the root lies on root, opened by the agent"));
+    assert!(
+        facts
+            .journal
+            .contains("the root lies on root, opened by the agent")
+    );
     machine.power_off().unwrap();
 
     stage.site.stop_kbs().unwrap();
@@ -54,7 +63,9 @@ fn a_person_boots_the_node_when_the_kbs_is_gone() {
     facts.root_is_the_volume(Sectors::Encrypted).unwrap();
     facts.pcrs_are_as_predicted(&stage.chain).unwrap();
     assert!(
-        facts.journal.contains("the root lies on root, opened with a passphrase and not by the agent"),
+        facts
+            .journal
+            .contains("the root lies on root, opened with a passphrase and not by the agent"),
         "the guard has not said so"
     );
     assert_ne!(facts.pcrs[&11], [0; 32], "the boot is not sealed");

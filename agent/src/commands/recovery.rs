@@ -21,7 +21,9 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     if !config.unlock.recovery {
         let what = "this node is not to have a recovery passphrase";
         let cure = "say unlock.recovery = true, or leave it as it is";
-        return Err(ConfigError::value("unlock.recovery", "false", Problem::new(what, cure)).into());
+        return Err(
+            ConfigError::value("unlock.recovery", "false", Problem::new(what, cure)).into(),
+        );
     }
     let patience = Patience::from(config.timeouts.decrypt);
     let mut source = KbsSource::new(path.to_owned()).with_patience(patience);

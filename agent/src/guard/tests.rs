@@ -137,7 +137,10 @@ fn a_person_boots_what_is_encrypted_and_nothing_else() {
     let mut machine = Machine::booted();
     machine.state.volumes.clear();
     assert_eq!(machine.recovered().unwrap(), ["root"]);
-    for uuid in [dm_uuid("root").replace("LUKS2", "PLAIN"), "LVM-x".to_owned()] {
+    for uuid in [
+        dm_uuid("root").replace("LUKS2", "PLAIN"),
+        "LVM-x".to_owned(),
+    ] {
         fs::write(machine.at("253:0").join("dm/uuid"), uuid).unwrap();
         assert!(machine.recovered().is_err());
     }

@@ -78,7 +78,11 @@ fn copies(after: &[u8], copy: usize) -> Vec<Step> {
 }
 
 /// Where key slots are, in a header as it will be. It is judged once more before anything of it is written.
-pub(super) fn used(header: &Header, config: &Config, after: &[u8]) -> Result<Vec<(usize, usize)>, Error> {
+pub(super) fn used(
+    header: &Header,
+    config: &Config,
+    after: &[u8],
+) -> Result<Vec<(usize, usize)>, Error> {
     let refused = |refusal| UnlockError::Header {
         device: header.device.clone(),
         refusal,
