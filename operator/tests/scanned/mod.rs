@@ -266,9 +266,7 @@ fn a_pull_secret_that_is_wrong_is_named_and_its_correction_seen() {
     pull_secret(&place, "own", &good);
     let named = "ConfigMap \"bad-ca\" (spec.registries.ca of the cluster)";
     eventually("the authority is named", || {
-        let image: ApprovedImage = place.get("os");
-        let conditions = image.status.unwrap_or_default().conditions;
-        conditions.iter().any(|one| one.message.contains(named))
+        condition(&place, "os", "Scanned").is_some_and(|one| one.message.contains(named))
     });
     place.cluster(json!({"platforms": [PLATFORM], "registries": registries}));
     await_scanned(&place, "os", "Computed");
