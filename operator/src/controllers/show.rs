@@ -100,7 +100,11 @@ pub async fn overview(namespace: Option<String>) -> Result<Overview, Error> {
     Ok(overview)
 }
 
-async fn all<K>(client: &Client, namespace: &str) -> Result<Vec<K>, kube::Error>
+/// All objects of a kind.
+///
+/// # Errors
+/// The API server does not answer, or does not let us.
+pub(crate) async fn all<K>(client: &Client, namespace: &str) -> Result<Vec<K>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
