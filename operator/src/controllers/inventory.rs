@@ -196,7 +196,7 @@ impl Inventory {
                 Err(why) => Err(why.clone()),
             },
             (Some((first, _)), Some((second, _))) => Err(format!(
-                "Machines {first} and {second} are both node {node}"
+                "Machines {first} and {second} are both node {node}: delete one"
             )),
         }
     }
