@@ -69,8 +69,8 @@ impl Wish {
     fn groups(&self) -> impl Iterator<Item = BTreeSet<String>> {
         let images = self.images.iter();
         let images = images.map(|(name, wanted)| (name.as_str(), &wanted.updates_from));
-        let owned = |names: BTreeSet<&str>| names.into_iter().map(str::to_owned).collect();
-        rollout::groups(images).into_iter().map(owned)
+        let groups = rollout::groups(images).into_iter();
+        groups.map(|names| names.into_iter().map(str::to_owned).collect())
     }
 
     /// Whether all that decides what these images boot is the same in both, but for what Secrets and ConfigMaps hold.
