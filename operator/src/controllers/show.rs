@@ -189,7 +189,7 @@ impl Overview {
         };
         if self.clusters.is_empty() {
             say(format!(
-                "there is no TrustedExecutionCluster in namespace {}",
+                "there is no TrustedExecutionCluster in namespace {}; --namespace names another one",
                 self.namespace
             ));
         }
