@@ -231,7 +231,9 @@ fn check_boot_tuple(tuple: &Value) -> anyhow::Result<()> {
             "the boot tuple names {name:?}: policies know pcr00, pcr01 and so on to pcr23, with two digits"
         );
         let value = value.as_str().unwrap_or_default();
-        let digits = value.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let digits = value
+            .bytes()
+            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         ensure!(
             value.len() == SHA256_DIGITS && digits,
             "{name} of the boot tuple is {value:?}, expected a SHA-256 digest: {SHA256_DIGITS} lower-case hexadecimal digits"

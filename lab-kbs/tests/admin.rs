@@ -391,8 +391,14 @@ fn a_boot_that_no_node_can_show_is_refused() {
     let key = STANDARD.encode([b'x'; 61]);
     let (digest, short) = ("aa".repeat(32), "aa".repeat(20));
     for (tuple, says) in [
-        (json!({ "pcr4": digest }), r#"names "pcr4": policies know pcr00"#),
-        (json!({ "pcr04": digest, "pcr24": digest }), r#"names "pcr24""#),
+        (
+            json!({ "pcr4": digest }),
+            r#"names "pcr4": policies know pcr00"#,
+        ),
+        (
+            json!({ "pcr04": digest, "pcr24": digest }),
+            r#"names "pcr24""#,
+        ),
         (json!({ "PCR04": digest }), "to pcr23, with two digits"),
         (json!({ "svn": "1" }), r#"names "svn""#),
         (json!({ "pcr04": short }), "64 lower-case"),

@@ -249,7 +249,11 @@ fn each_pod_may_reach_and_be_reached_at_what_it_needs() {
             json!({"matchLabels": pod["metadata"]["labels"]}),
             "{name}"
         );
-        assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]), "{name}");
+        assert_eq!(
+            policy["policyTypes"],
+            json!(["Ingress", "Egress"]),
+            "{name}"
+        );
         assert_eq!(
             policy["ingress"],
             json!([{"ports": [{"protocol": "TCP", "port": reached}]}]),

@@ -279,9 +279,7 @@ impl Line {
             // As somebody said.
             Some(Phase::Held | Phase::Revoked) => false,
             // It gets its secrets, and still something may be wrong beside them.
-            Some(phase) => {
-                !phase.is_served() || phase == Phase::Stale || self.reason.is_some()
-            }
+            Some(phase) => !phase.is_served() || phase == Phase::Stale || self.reason.is_some(),
         }
     }
 }
@@ -369,8 +367,17 @@ mod tests {
         };
         let text = all.text(false);
         let head = text.lines().find(|line| line.contains("PHASE")).unwrap();
-        let rows: Vec<&str> = text.lines().skip_while(|line| *line != head).skip(1).collect();
-        let expected = ["! a (node-1) Unlocked", "  b (node-1) Held", "! e (node-1) Stale", "! node-1     Lost"];
+        let rows: Vec<&str> = text
+            .lines()
+            .skip_while(|line| *line != head)
+            .skip(1)
+            .collect();
+        let expected = [
+            "! a (node-1) Unlocked",
+            "  b (node-1) Held",
+            "! e (node-1) Stale",
+            "! node-1     Lost",
+        ];
         assert_eq!(rows.len(), expected.len(), "{text}");
         for (row, expected) in rows.iter().zip(expected) {
             assert!(row.starts_with(expected), "{text}");
@@ -419,7 +426,10 @@ mod tests {
         };
         assert_eq!(kbs(&object_of), None);
         object_of["spec"]["trusteeImage"] = "registry.example/kbs:v0.21.0".into();
-        assert_eq!(kbs(&object_of).as_deref(), Some("registry.example/kbs:v0.21.0"));
+        assert_eq!(
+            kbs(&object_of).as_deref(),
+            Some("registry.example/kbs:v0.21.0")
+        );
         object_of["spec"]["kbs"] = json!({"url": "https://kbs", "adminKey": {"secret": "s"}});
         assert_eq!(kbs(&object_of).as_deref(), Some("https://kbs"));
         let read = cluster(&serde_json::from_value(object_of).unwrap());

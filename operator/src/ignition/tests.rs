@@ -200,7 +200,11 @@ fn sectors_are_authenticated_as_it_is_wished() {
             assert_eq!(after("--integrity"), expected, "{spec}");
             assert_eq!(after("--sector-size"), expected.and(Some("4096")), "{spec}");
             let gcm = integrity == Integrity::Aead;
-            let cipher = if gcm { "aes-gcm-random" } else { "aes-xts-plain64" };
+            let cipher = if gcm {
+                "aes-gcm-random"
+            } else {
+                "aes-xts-plain64"
+            };
             assert_eq!(after("--cipher"), Some(cipher));
             assert_eq!(after("--key-size"), Some(if gcm { "256" } else { "512" }));
         }
@@ -212,7 +216,9 @@ fn sectors_are_authenticated_as_it_is_wished() {
 fn authenticated_sectors_are_not_discarded() {
     for integrity in [Integrity::HmacSha256, Integrity::Aead] {
         let volume = authenticated(fast(root()), integrity);
-        let error = fragment([volume.clone()]).render(SpecVersion::V3_6).unwrap_err();
+        let error = fragment([volume.clone()])
+            .render(SpecVersion::V3_6)
+            .unwrap_err();
         assert!(matches!(error, Error::NoDiscards { .. }), "{error}");
         assert!(error.advice().contains("leave discard out"));
         let kept = Volume {

@@ -52,9 +52,7 @@ pub enum Existing {
 
 /// What authenticates each sector, so that a host which changes one is found out (dm-integrity). The words are those of
 /// `unlock.integrity` in `agent.toml`, which demands it.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Integrity {
     /// Nothing: AES in XTS mode.

@@ -77,7 +77,9 @@ pub fn run(task: &Task, of: Of) -> ExitCode {
         ),
         Error::Undecided(Undecided::NoMachine { key, .. }) => (
             USAGE,
-            format!("`kubectl delete attestationkey {key}`; the node's next enrolment makes a new one"),
+            format!(
+                "`kubectl delete attestationkey {key}`; the node's next enrolment makes a new one"
+            ),
         ),
         Error::Io(..) => (
             Owner::Machine.exit_code(),

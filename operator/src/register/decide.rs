@@ -40,10 +40,9 @@ pub async fn approve(
     };
     let machines: Api<Machine> = Api::namespaced(client, &namespace);
     for (name, state) in &changes {
-        let change = json!({"spec": {"state": state}});
-        let written = machines.patch(name, &PatchParams::default(), &Patch::Merge(&change));
-        let failed = |error| ClusterError::api("decide about a Machine", &error);
-        written.await.map_err(failed)?;
+        let change = Patch::Merge(json!({"spec": {"state": state}}));
+        let written = machines.patch(name, &PatchParams::default(), &change).await;
+        written.map_err(|error| ClusterError::api("decide about a Machine", &error))?;
     }
     Ok(Ok(changes))
 }
@@ -124,9 +123,10 @@ impl List {
             key: key.name_any(),
         })?;
         let tpm = key.spec.endorsement_key_sha256.as_ref();
-        let others = self.keys.iter().filter(|other| {
-            tpm.is_some() && other.spec.endorsement_key_sha256.as_ref() == tpm
-        });
+        let others = self
+            .keys
+            .iter()
+            .filter(|other| tpm.is_some() && other.spec.endorsement_key_sha256.as_ref() == tpm);
         let others = others.filter_map(|other| self.machine(other));
         let mut changes: Vec<(String, State)> = others
             .filter(|other| {
@@ -204,10 +204,16 @@ mod tests {
             json!([
                 machine("one", json!({"id": id(1).to_string()})),
                 machine("two", json!({"id": id(2).to_string(), "state": "held"})),
-                machine("three", json!({"id": id(3).to_string(), "state": "approved"})),
+                machine(
+                    "three",
+                    json!({"id": id(3).to_string(), "state": "approved"})
+                ),
                 // Of the same node as the one that was deleted, and not it.
                 machine("four", json!({"id": id(4).to_string()})),
-                machine("five", json!({"attestationKey": b64::encode([5]), "state": "revoked"})),
+                machine(
+                    "five",
+                    json!({"attestationKey": b64::encode([5]), "state": "revoked"})
+                ),
             ]),
         )
     }
@@ -216,12 +222,18 @@ mod tests {
     fn each_key_is_listed_with_its_machine() {
         let list = usual();
         let rows: Vec<Value> = list.keys.iter().map(|key| list.row(key)).collect();
-        let of = |member: &str| -> Vec<Value> {
-            rows.iter().map(|row| row[member].clone()).collect()
-        };
+        let of =
+            |member: &str| -> Vec<Value> { rows.iter().map(|row| row[member].clone()).collect() };
         assert_eq!(
             of("state"),
-            ["approved", "held", "approved", "no-machine", "revoked", "no-machine"]
+            [
+                "approved",
+                "held",
+                "approved",
+                "no-machine",
+                "revoked",
+                "no-machine"
+            ]
         );
         assert_eq!(
             json!(of("machine")),

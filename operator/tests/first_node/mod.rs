@@ -220,7 +220,11 @@ fn a_second_key_of_a_tpm_waits_and_a_written_machine_is_not_made_twice() {
         rows.collect::<std::collections::BTreeMap<_, _>>()
     };
     let states = |one: &str, two: &str| {
-        [(first.node(), one.to_owned()), (second.node(), two.to_owned())].into()
+        [
+            (first.node(), one.to_owned()),
+            (second.node(), two.to_owned()),
+        ]
+        .into()
     };
     assert_eq!(listed(), states("approved", "held"));
     let approved = register(&["--approve", &second.node()]);

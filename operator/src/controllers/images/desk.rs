@@ -162,7 +162,12 @@ impl Desk {
         next.min()
     }
 
-    pub(super) fn ended(&mut self, names: &BTreeSet<String>, ended: Result<(), bool>, now: Instant) {
+    pub(super) fn ended(
+        &mut self,
+        names: &BTreeSet<String>,
+        ended: Result<(), bool>,
+        now: Instant,
+    ) {
         let Some(state) = self.groups.get_mut(names) else {
             return;
         };

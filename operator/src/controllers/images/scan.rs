@@ -188,9 +188,8 @@ impl Group<'_> {
         let facts = source::from_registry(&wanted.reference, &options, &mut |_, _| {});
         Ok(Member {
             name: name.to_owned(),
-            facts: facts.map_err(|error| {
-                Problem::of(name, &error, secret.map(|(secret, _)| secret))
-            })?,
+            facts: facts
+                .map_err(|error| Problem::of(name, &error, secret.map(|(secret, _)| secret)))?,
             boot,
             updates_from: wanted.updates_from.clone(),
         })

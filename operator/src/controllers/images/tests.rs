@@ -208,7 +208,8 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
 /// What it was computed for is no longer there, whatever its name says.
 #[test]
 fn what_is_settled_is_due_again_when_it_is_something_else() {
-    let registries = |mirror: &str| json!({"platforms": ["profile:usual"], "registries": {"mirrors": [mirror]}});
+    let registries =
+        |mirror: &str| json!({"platforms": ["profile:usual"], "registries": {"mirrors": [mirror]}});
     let mut inventory = cluster(registries("a=b"));
     let [a, b] = ['a', 'b'].map(|digit| json!({"image": image(digit)}));
     set(&mut inventory, "a", a.clone(), json!({}));

@@ -53,7 +53,10 @@ impl Inventory {
     ) -> BTreeSet<String> {
         let approved = self.approves();
         let before = self.images.remove(name);
-        for source in before.iter().flat_map(|old| images::sources(&old.object.spec)) {
+        for source in before
+            .iter()
+            .flat_map(|old| images::sources(&old.object.spec))
+        {
             self.images_with.remove(&source.to_owned(), name);
         }
         for source in object.iter().flat_map(|new| images::sources(&new.spec)) {

@@ -294,7 +294,8 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
             return verdict(Phase::Held, Some(why));
         }
         State::Revoked => {
-            let why = "spec.state is revoked: its secrets are deleted, and its disks stay shut for good";
+            let why =
+                "spec.state is revoked: its secrets are deleted, and its disks stay shut for good";
             return verdict(Phase::Revoked, Some(why.to_owned()));
         }
         State::Approved => {}

@@ -152,7 +152,10 @@ mod tests {
         let (zero, other) = ("00".repeat(32), "01".repeat(32));
         let four = if is_approved { &zero } else { &other };
         let tuples = json!([{"pcr04": four, "pcr07": zero, "pcr14": zero}]);
-        let image = object("ApprovedImage", json!({"referenceValues": {"bootTuples": tuples}}));
+        let image = object(
+            "ApprovedImage",
+            json!({"referenceValues": {"bootTuples": tuples}}),
+        );
         let image = serde_json::from_value(image).unwrap();
         inventory.set_image("os", Some(image), &mut Dirty::default());
         let mut verdict = Verdict {
@@ -183,7 +186,10 @@ mod tests {
         assert_eq!((fine.phase, fine.reason), (Phase::Unlocked, None));
         let old = stands(Phase::Served, remark, 0, true);
         let says = "its TPM has shown nothing for more than 1 days; there is no Secret";
-        assert_eq!((old.phase, old.reason.as_deref()), (Phase::Stale, Some(says)));
+        assert_eq!(
+            (old.phase, old.reason.as_deref()),
+            (Phase::Stale, Some(says))
+        );
         let other = stands(Phase::Served, None, now, false);
         assert_eq!((other.phase, other.image), (Phase::Stale, None));
         assert!(other.reason.unwrap().contains("approve that boot"));
