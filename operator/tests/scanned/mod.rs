@@ -252,7 +252,7 @@ fn a_pull_secret_that_is_wrong_is_named_and_its_correction_seen() {
     let said = await_scanned(&place, "os", "Unauthorized");
     assert!(said.message.contains("Secret \"own\""), "{}", said.message);
     assert!(!place.everything_readable().contains("wrong"));
-    pull_secret(&place, "own", "nothing like it");
+    pull_secret(&place, "own", r#"{"auths": 1}"#);
     let said = await_scanned(&place, "os", "InvalidDocument");
     let named = "Secret \"own\" (spec.pullSecret of the image)";
     assert!(said.message.contains(named), "{}", said.message);
