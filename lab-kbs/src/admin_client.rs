@@ -160,12 +160,16 @@ impl AdminClient {
     /// Lets a node in under the laboratory's own policies: adds its key to the right shard of
     /// `node_ak_…` and, if given, its PCRs to `boot_tuples`. Reads, then writes: one administrator at a
     /// time. Returns the node's id, under which its resources go.
+    ///
+    /// # Errors
+    /// When the key or the tuple is none (then nothing is written), or the server refuses.
     pub fn allow_node(&self, ak_public: &str, boot_tuple: Option<Value>) -> anyhow::Result<NodeId> {
         let spki = STANDARD
             .decode(ak_public)
             .context("the AK is not base64 (standard, padded)")?;
         let node = NodeId::from_spki_der(&spki);
         let shard = shard_of(ak_public).context("the AK is too short to be a public key")?;
+        boot_tuple.as_ref().map_or(Ok(()), check_boot_tuple)?;
         let known = self.reference_value(&shard)?.unwrap_or_else(|| json!({}));
         let Value::Object(mut known) = known else {
             bail!("{shard} is not a JSON object")
@@ -215,6 +219,29 @@ pub fn shard_of(ak_public: &str) -> Option<String> {
     ))
 }
 
+/// A member that no policy compares, or a value that no PCR ever has, would let nobody in and say nothing.
+fn check_boot_tuple(tuple: &Value) -> anyhow::Result<()> {
+    let members = tuple.as_object().filter(|members| !members.is_empty());
+    let members = members.with_context(|| {
+        format!("{tuple} is no boot tuple, expected {{\"pcr04\": …, \"pcr07\": …, \"pcr14\": …}}")
+    })?;
+    for (name, value) in members {
+        ensure!(
+            (0..PCRS).any(|number| *name == format!("pcr{number:02}")),
+            "the boot tuple names {name:?}: policies know pcr00, pcr01 and so on to pcr23, with two digits"
+        );
+        let value = value.as_str().unwrap_or_default();
+        let digits = value
+            .bytes()
+            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        ensure!(
+            value.len() == SHA256_DIGITS && digits,
+            "{name} of the boot tuple is {value:?}, expected a SHA-256 digest: {SHA256_DIGITS} lower-case hexadecimal digits"
+        );
+    }
+    Ok(())
+}
+
 fn refusal(response: Response) -> ErrorInformation {
     let text = response.text().unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_else(|_| ErrorInformation {
@@ -225,6 +252,9 @@ fn refusal(response: Response) -> ErrorInformation {
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_SECONDS: u64 = 300;
+/// Of a TPM (TCG PC Client Platform Firmware Profile 2.3.4).
+const PCRS: usize = 24;
+const SHA256_DIGITS: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -239,7 +239,7 @@ laboratories. Not for production: production is Trustee.
       set-resource PATH < BYTES             delete-resource PATH
       set-resource-policy < REGO            set-attestation-policy [ID] < REGO
       set-reference-value NAME JSON         get-reference-value NAME
-      allow-node --ak-public BASE64 [--boot-tuple JSON]      prints the node id
+      allow-node --ak-public BASE64 [--boot-tuple {\"pcr04\":HEX,...}]      prints the node id
 
 Policies until others are uploaded: `strict` trusts a node only if its attestation key is registered in
 node_ak_<shard> and its PCRs match one tuple of boot_tuples, and gives it only resources whose second

@@ -361,7 +361,7 @@ fn approving_nodes_keeps_the_ones_before() {
     // Two keys of one shard: characters 60 and 61 agree.
     let key = |last: char| STANDARD.encode([&[b'x'; 60][..], last.to_string().as_bytes()].concat());
     let (one, two) = (key('1'), key('2'));
-    let tuple = json!({ "pcr04": "aa" });
+    let tuple = json!({ "pcr04": "aa".repeat(32) });
     let first = admin.allow_node(&one, Some(tuple.clone())).unwrap();
     let second = admin.allow_node(&two, Some(tuple.clone())).unwrap();
     assert_ne!(first, second);
@@ -382,6 +382,39 @@ fn approving_nodes_keeps_the_ones_before() {
     );
     assert!(admin.allow_node("not base64!", None).is_err());
     assert!(admin.allow_node("c2hvcnQ=", None).is_err());
+}
+
+#[test]
+fn a_boot_that_no_node_can_show_is_refused() {
+    let lab = Lab::start();
+    let admin = lab.admin();
+    let key = STANDARD.encode([b'x'; 61]);
+    let (digest, short) = ("aa".repeat(32), "aa".repeat(20));
+    for (tuple, says) in [
+        (
+            json!({ "pcr4": digest }),
+            r#"names "pcr4": policies know pcr00"#,
+        ),
+        (
+            json!({ "pcr04": digest, "pcr24": digest }),
+            r#"names "pcr24""#,
+        ),
+        (json!({ "PCR04": digest }), "to pcr23, with two digits"),
+        (json!({ "svn": "1" }), r#"names "svn""#),
+        (json!({ "pcr04": short }), "64 lower-case"),
+        (json!({ "pcr04": digest.to_uppercase() }), "64 lower-case"),
+        (json!({ "pcr04": 4 }), "64 lower-case"),
+        (json!({}), "is no boot tuple"),
+        (json!([digest]), "is no boot tuple"),
+    ] {
+        let error = admin.allow_node(&key, Some(tuple)).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    // Not even the key was written.
+    let shard = lab_kbs::admin_client::shard_of(&key).unwrap();
+    assert_eq!(admin.reference_value(&shard).unwrap(), None);
+    let all = json!({ "pcr00": digest, "pcr23": digest });
+    admin.allow_node(&key, Some(all)).unwrap();
 }
 
 #[test]

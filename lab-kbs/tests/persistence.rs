@@ -213,6 +213,10 @@ fn the_commands_of_a_demo() {
     assert_eq!(fails(&["delete-resource", "a/b/c"]), Some(1));
     assert_eq!(fails(&["get-reference-value", "none"]), Some(1));
     assert_eq!(fails(&["set-reference-value", "x", "not json"]), Some(1));
+    let ak = tpm.ak_public();
+    let tuple = r#"{"pcr4": "00"}"#;
+    let misspelt = ["allow-node", "--ak-public", &ak, "--boot-tuple", tuple];
+    assert_eq!(fails(&misspelt), Some(1));
     assert_eq!(fails(&["no-such-command"]), Some(2));
     assert_eq!(lab_kbs(&["serve"], b"").status.code(), Some(2));
     assert_eq!(lab_kbs(&["init", "--wrong"], b"").status.code(), Some(2));

@@ -26,7 +26,7 @@ pub enum Cipher {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "&'static str")]
 pub enum Integrity {
-    /// Nothing: a host can replay old sectors or make noise of them, unnoticed.
+    /// Nothing: a host can make noise of sectors, unnoticed.
     None,
     /// A tag of HMAC-SHA-256 beside each sector (dm-integrity).
     HmacSha256,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//! The bundle for the Operator Lifecycle Manager (registry+v1): definitions, a ClusterServiceVersion, annotations.
-//! All of it comes from what is installed otherwise too: the derived definitions, `deploy/rbac.yaml` and
-//! `deploy/deployment.yaml`. `sheepfold-operator bundle DIR` writes it; a test compares what is committed.
+//! The bundle for the Operator Lifecycle Manager (registry+v1): definitions, a ClusterServiceVersion, a
+//! NetworkPolicy, annotations.
+//! All of it comes from what is installed otherwise too: the derived definitions, `deploy/rbac.yaml`,
+//! `deploy/deployment.yaml` and `deploy/networkpolicy.yaml`. `sheepfold-operator bundle DIR` writes it; a test
+//! compares what is committed.
 
 use crate::controllers::api;
 use serde_json::{Value, json};
@@ -23,6 +25,12 @@ pub fn files() -> Result<BTreeMap<String, String>, String> {
         format!("manifests/{PACKAGE}.clusterserviceversion.yaml"),
         yaml(&version)?,
     );
+    for policy in documents(NETWORK_POLICY)? {
+        let name = format!("manifests/{PACKAGE}.networkpolicy.yaml");
+        if files.insert(name, yaml(&policy)?).is_some() {
+            return Err("deploy/networkpolicy.yaml has two objects".to_owned());
+        }
+    }
     files.insert(
         "metadata/annotations.yaml".to_owned(),
         yaml(&annotations())?,
@@ -194,13 +202,16 @@ fn yaml(value: &Value) -> Result<String, String> {
 
 const RBAC: &str = include_str!("../deploy/rbac.yaml");
 const DEPLOYMENT: &str = include_str!("../deploy/deployment.yaml");
+const NETWORK_POLICY: &str = include_str!("../deploy/networkpolicy.yaml");
 const PACKAGE: &str = "sheepfold-operator";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const CHANNEL: &str = "alpha";
 
 #[cfg(test)]
 mod tests {
-    use super::{DEPLOYMENT, RBAC, documents, examples, files, service_version};
+    use super::{
+        DEPLOYMENT, NETWORK_POLICY, PACKAGE, RBAC, documents, examples, files, service_version,
+    };
     use serde_json::Value;
     use std::path::Path;
 
@@ -253,6 +264,22 @@ mod tests {
             service_version(&wider, DEPLOYMENT)
                 .unwrap_err()
                 .contains("beyond one namespace")
+        );
+    }
+
+    /// It selects the pods that come along, in whatever namespace they are installed.
+    #[test]
+    fn it_restricts_what_its_pods_reach() {
+        let files = files().unwrap();
+        let policy = &files[&format!("manifests/{PACKAGE}.networkpolicy.yaml")];
+        let policy: Value = serde_saphyr::from_str(policy).unwrap();
+        assert_eq!(policy, documents(NETWORK_POLICY).unwrap()[0]);
+        assert!(policy["metadata"]["namespace"].is_null());
+        let version = service_version(RBAC, DEPLOYMENT).unwrap();
+        let pods = &version["spec"]["install"]["spec"]["deployments"][0]["spec"]["template"];
+        assert_eq!(
+            policy["spec"]["podSelector"]["matchLabels"],
+            pods["metadata"]["labels"]
         );
     }
 

@@ -8,7 +8,10 @@ mod output;
 use crate::bundle;
 use crate::controllers::{self, Settings};
 use crate::provision::{self, Directory, Error, Options, Outcome, Run, Wishes, diff};
-use crate::register::{self, cli::Task};
+use crate::register::{
+    self,
+    cli::{Of, Task},
+};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use clap_complete::Shell;
 use kbs_protocol::NodeId;
@@ -38,15 +41,18 @@ struct Invocation {
 enum Duty {
     /// Take in nodes that prove that their attestation key lives in a known TPM.
     Register {
-        /// The registrar's configuration.
-        #[arg(long)]
-        config: PathBuf,
+        /// The registrar's configuration. Without it, `--list` and `--approve` are about the list in KUBECONFIG's cluster.
+        #[arg(long, required_unless_present_any = ["list", "approve"])]
+        config: Option<PathBuf>,
         /// Show who enrolled, and leave.
         #[arg(long, conflicts_with = "approve")]
         list: bool,
         /// Let a held key replace the approved one of its TPM, and leave.
         #[arg(long, value_name = "NODE")]
         approve: Option<NodeId>,
+        /// Without a configuration: the namespace; default: that of KUBECONFIG's context.
+        #[arg(long, conflicts_with = "config")]
+        namespace: Option<String>,
     },
     /// Serve the objects of a Kubernetes namespace (docs/kubernetes.md).
     Run {
@@ -236,9 +242,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             config,
             list,
             approve,
+            namespace,
         } => {
             let listing = if list { Task::List } else { Task::Serve };
-            return register::cli::run(&approve.map_or(listing, Task::Approve), &config);
+            let of = config.map_or(Of::Cluster(namespace), Of::Configuration);
+            return register::cli::run(&approve.map_or(listing, Task::Approve), of);
         }
         Duty::Run {
             namespace,

@@ -13,8 +13,8 @@ mod volume;
 
 pub use spec::{Form, SpecVersion};
 pub use volume::{
-    Existing, Filesystem, Format, Label, MapperName, MetadataSize, MountPoint, OpenOption, Source,
-    Volume, VolumeUuid,
+    Existing, Filesystem, Format, Integrity, Label, MapperName, MetadataSize, MountPoint,
+    OpenOption, Source, Volume, VolumeUuid,
 };
 
 use kbs_protocol::{Blame, Owner, Persistence};
@@ -31,8 +31,8 @@ impl Fragment {
     /// newline at its end.
     ///
     /// # Errors
-    /// [`Error`]: two volumes in each other's way, something this version cannot say, or a metadata area
-    /// with no room for the tokens.
+    /// [`Error`]: two volumes in each other's way, something this version cannot say, discards of
+    /// authenticated sectors, or a metadata area with no room for the tokens.
     pub fn render(&self, spec: SpecVersion) -> Result<String, Error> {
         render::render(self, spec)
     }
@@ -72,6 +72,14 @@ pub enum Error {
         what: &'static str,
         /// The version.
         spec: SpecVersion,
+    },
+    /// A volume whose sectors are authenticated passes no discards on (cryptsetup(8), `--allow-discards`).
+    #[error("volume {volume}: discard does not go with integrity {integrity}")]
+    NoDiscards {
+        /// The volume.
+        volume: String,
+        /// What was asked for besides.
+        integrity: Integrity,
     },
     /// The LUKS2 header would overflow when the volume is bound anew.
     #[error(
@@ -121,6 +129,9 @@ impl Blame for Error {
             Self::Twice { .. } => "give each volume a name and a device of its own",
             Self::NotInSpec { .. } => {
                 "use an image with Ignition 2.15 or newer, or leave the setting out"
+            }
+            Self::NoDiscards { .. } => {
+                "leave discard out: what is trimmed could not be authenticated"
             }
             Self::MetadataTooSmall { .. } => "take 64k, the default",
             Self::TooOld { .. } => "use an image with a newer Ignition",

@@ -17,7 +17,7 @@
 //! Later a node that is registered says which volume keys it has ([`kbs_protocol::volume_record`]); that is kept beside its
 //! key for [`provision`](crate::provision).
 //!
-//! [`server`] puts it behind HTTPS, [`config`] and [`cli`] before a person. What a registrar knows is
+//! [`server`] puts it behind HTTPS, [`config`], [`cli`] and [`decide`] before a person. What a registrar knows is
 //! public; what it protects is the list of nodes: who may write to it decides who may attest.
 
 pub mod audit;
@@ -25,6 +25,7 @@ pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod credential;
+pub mod decide;
 pub mod files;
 pub mod identity;
 pub mod ignition;

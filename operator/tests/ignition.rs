@@ -163,6 +163,16 @@ fn mistakes_are_found_before_anything_is_written() {
             "a path below /dev",
         ),
         (
+            "  ignition: {configFile: a.ign, luks: [{name: root, device: /dev/a, integrity: crc32c}]}\n",
+            &good,
+            "hmac-sha256",
+        ),
+        (
+            "  ignition: {configFile: a.ign, luks: [{name: r, device: /dev/a, integrity: aead, discard: true}]}\n",
+            &good,
+            "discard does not go with integrity aead",
+        ),
+        (
             "  ignition: {configFile: a.ign}\n  volumes: [root, ignition]\n",
             &good,
             "has a volume ignition, where its Ignition config lies",

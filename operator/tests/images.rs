@@ -172,6 +172,7 @@ fn what_cannot_be_computed_approves_nothing() {
     let digest = format!("sha256:{}", "0".repeat(64));
     cluster.image("a", &format!("localhost:1/os@{digest}"), "");
     refused(12, "ApprovedImage-a.yaml:1: image a: ");
+    refused(12, "spec.registries.caFile");
     // A tag may be moved.
     cluster.image("a", "localhost:1/os:latest", "");
     refused(10, "a tag is not enough");
@@ -193,4 +194,23 @@ fn what_cannot_be_computed_approves_nothing() {
     let reference = layout(&cluster.path().join("other"), &Image::made(""));
     cluster.image("a", &reference, "");
     refused(10, "nothing in a says how it boots");
+}
+
+/// A document of the registries that is none: by which field it was named.
+#[test]
+fn what_a_registry_needs_is_named_by_its_field() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    for (field, why) in [
+        ("authFile", "expected"),
+        ("caFile", "it holds no certificate in PEM"),
+        ("cosignKeyFile", "not a public key"),
+    ] {
+        let cluster = Cluster::new(&format!("{{{field}: wrong}}"));
+        std::fs::write(cluster.path().join("wrong"), "hello").unwrap();
+        cluster.image("a", &format!("localhost:1/os@{digest}"), "");
+        let (exit, says) = cluster.tuples().unwrap_err();
+        let expected = format!("wrong (spec.registries.{field}) is not valid: {why}");
+        assert!(exit == 15 && says.contains(&expected), "{exit}: {says}");
+        assert!(!says.contains("--"), "no option of another program: {says}");
+    }
 }

@@ -85,8 +85,10 @@ fn installed() -> Vec<Value> {
     let files = [
         "rbac.yaml",
         "deployment.yaml",
+        "networkpolicy.yaml",
         "registrar/rbac.yaml",
         "registrar/registrar.yaml",
+        "registrar/networkpolicy.yaml",
     ];
     files
         .iter()
@@ -211,6 +213,83 @@ fn pods_are_restricted_and_know_their_accounts() {
         seen.push(deployment["metadata"]["name"].clone());
     }
     assert_eq!(seen, ["sheepfold-operator", "sheepfold-registrar"]);
+}
+
+/// In: the ports that the pod has. Out: to ports that are named one by one, and the registrar to fewer.
+#[test]
+fn each_pod_may_reach_and_be_reached_at_what_it_needs() {
+    let all = installed();
+    let dns = ["TCP 53", "TCP 5353", "UDP 53", "UDP 5353"];
+    let api_server = ["TCP 443", "TCP 6443", "TCP 8443"];
+    let kbs = ["TCP 8080"];
+    for (name, reached, reaches) in [
+        (
+            "sheepfold-operator",
+            "metrics",
+            [&dns[..], &api_server, &kbs].concat(),
+        ),
+        (
+            "sheepfold-registrar",
+            "https",
+            [&dns[..], &api_server].concat(),
+        ),
+    ] {
+        let of = |kind: &str| {
+            let mut found = all
+                .iter()
+                .filter(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+            let one = found.next().unwrap_or_else(|| panic!("{name}: no {kind}"));
+            assert!(found.next().is_none(), "{name}");
+            one
+        };
+        let pod = &of("Deployment")["spec"]["template"];
+        let policy = &of("NetworkPolicy")["spec"];
+        assert_eq!(
+            policy["podSelector"],
+            json!({"matchLabels": pod["metadata"]["labels"]}),
+            "{name}"
+        );
+        assert_eq!(
+            policy["policyTypes"],
+            json!(["Ingress", "Egress"]),
+            "{name}"
+        );
+        assert_eq!(
+            policy["ingress"],
+            json!([{"ports": [{"protocol": "TCP", "port": reached}]}]),
+            "{name}"
+        );
+        // A port by name is one of the pod's; more of them would be shut.
+        let ports = pod["spec"]["containers"][0]["ports"].as_array().unwrap();
+        let ports: Vec<_> = ports.iter().map(|port| &port["name"]).collect();
+        assert_eq!(ports, [reached], "{name}");
+        let mut out = Vec::new();
+        for rule in policy["egress"].as_array().unwrap() {
+            // A rule without ports lets everything out.
+            for port in rule["ports"].as_array().unwrap() {
+                let number = port["port"].as_u64().unwrap();
+                assert!(port["endPort"].is_null(), "{port}");
+                out.push(format!("{} {number}", port["protocol"].as_str().unwrap()));
+            }
+        }
+        out.sort();
+        let mut reaches = reaches;
+        reaches.sort_unstable();
+        assert_eq!(out, reaches, "{name}");
+    }
+}
+
+/// Helm writes further ports after the last line: it has to be one of a list of TCP ports.
+#[test]
+fn a_network_policy_ends_where_ports_can_be_added() {
+    for file in ["networkpolicy.yaml", "registrar/networkpolicy.yaml"] {
+        let text = read(&deploy().join(file)) + "    - protocol: TCP\n      port: 5000\n";
+        let policy = &documents(&text)[0];
+        let egress = policy["spec"]["egress"].as_array().unwrap();
+        let last = egress.last().unwrap()["ports"].as_array().unwrap();
+        assert!(last.len() > 1 && last.iter().all(|port| port["protocol"] == "TCP"));
+        assert_eq!(last.last().unwrap()["port"], 5000, "{file}");
+    }
 }
 
 #[test]
@@ -358,4 +437,24 @@ fn helm_and_kustomize_say_the_same() {
         !other.keys().any(|(_, name)| name == "sheepfold-registrar"),
         "only where it is wanted"
     );
+    let policies = |values: &str| {
+        let values = format!("registrar.enabled=true,{values}");
+        let rendered = run(&helm, &["template", "x", chart, "--set", &values]);
+        let mut all = documents(&rendered.unwrap());
+        all.retain(|object| object["kind"] == "NetworkPolicy");
+        all
+    };
+    assert!(policies("networkPolicy.enabled=false").is_empty());
+    let wider = policies("networkPolicy.apiServerPorts={16443},networkPolicy.ports={5000,3128}");
+    assert_eq!(wider.len(), 2);
+    for policy in wider {
+        let last = policy["spec"]["egress"].as_array().unwrap().last().unwrap();
+        let ports = last["ports"].as_array().unwrap().iter();
+        let mut numbers: Vec<_> = ports.map(|port| port["port"].as_u64().unwrap()).collect();
+        let (before, added) = match policy["metadata"]["name"].as_str().unwrap() {
+            "sheepfold-operator" => (4, vec![16443, 5000, 3128]),
+            _ => (3, vec![16443]),
+        };
+        assert_eq!(numbers.split_off(before), added);
+    }
 }

@@ -10,49 +10,76 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
-/// A document that is read when it is needed.
+/// A document that is read when it is needed, and the setting that named it.
 #[derive(Clone)]
-pub enum Given {
-    /// This file.
+pub struct Given {
+    content: Content,
+    setting: Option<&'static str>,
+}
+
+#[derive(Clone)]
+enum Content {
     File(PathBuf),
-    /// These bytes, and what messages call them.
+    /// With what messages call them.
     Bytes(String, Arc<Secret>),
 }
 
 impl Given {
     /// Bytes, and what messages call them.
     pub fn bytes(name: impl Into<String>, bytes: Secret) -> Self {
-        Self::Bytes(name.into(), Arc::new(bytes))
+        Content::Bytes(name.into(), Arc::new(bytes)).into()
+    }
+
+    /// The setting to correct when something is wrong with it: an option, or a field of a file or object.
+    #[must_use]
+    pub fn by(self, setting: &'static str) -> Self {
+        Self {
+            setting: Some(setting),
+            ..self
+        }
     }
 
     pub(crate) fn read(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
-        match self {
-            Self::File(path) => std::fs::read(path)
+        match &self.content {
+            Content::File(path) => std::fs::read(path)
                 .map(Zeroizing::new)
                 .map_err(Error::io("read", path)),
-            Self::Bytes(_, bytes) => Ok(Zeroizing::new(bytes.expose().to_vec())),
+            Content::Bytes(_, bytes) => Ok(Zeroizing::new(bytes.expose().to_vec())),
+        }
+    }
+}
+
+impl From<Content> for Given {
+    fn from(content: Content) -> Self {
+        Self {
+            content,
+            setting: None,
         }
     }
 }
 
 impl From<PathBuf> for Given {
     fn from(path: PathBuf) -> Self {
-        Self::File(path)
+        Content::File(path).into()
     }
 }
 
 impl From<&Path> for Given {
     fn from(path: &Path) -> Self {
-        Self::File(path.to_owned())
+        Content::File(path.to_owned()).into()
     }
 }
 
-/// What it is called.
+/// What it is called, and who named it.
 impl fmt::Display for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Bytes(name, _) => f.write_str(name),
+        match &self.content {
+            Content::File(path) => path.display().fmt(f)?,
+            Content::Bytes(name, _) => f.write_str(name)?,
+        }
+        match self.setting {
+            Some(setting) => write!(f, " ({setting})"),
+            None => Ok(()),
         }
     }
 }

@@ -175,7 +175,17 @@ fn what_is_no_image_and_no_platform_is_said_so() {
         (
             &["image", "--ca", text, &digest],
             15,
-            "it holds no certificate",
+            "(--ca) is not valid: it holds no certificate",
+        ),
+        (
+            &["image", "--cosign-key", text, &digest],
+            15,
+            "(--cosign-key) is not valid: not a public key",
+        ),
+        (
+            &["image", "--authfile", text, &digest],
+            15,
+            "(--authfile) is not valid: expected",
         ),
         (
             &["image", "containers-storage:no-such-image"],

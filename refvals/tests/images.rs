@@ -267,4 +267,9 @@ fn an_image_that_is_too_large_or_takes_too_long_is_given_up() {
 fn a_secret_that_is_given_is_not_shown() {
     let given = refvals::Given::bytes("Secret x", kbs_protocol::Secret::new(b"hush".to_vec()));
     assert_eq!(format!("{given:?} {given}"), "Secret x Secret x");
+    let given = given.by("spec.x");
+    assert_eq!(
+        format!("{given:?} {given}"),
+        "Secret x (spec.x) Secret x (spec.x)"
+    );
 }

@@ -5,7 +5,7 @@
 use std::fs;
 
 use anyhow::Result;
-use sheepfold_operator::ignition::{Filesystem, Format, Fragment, SpecVersion, Volume};
+use sheepfold_operator::ignition::{Filesystem, Format, Fragment, Integrity, SpecVersion, Volume};
 
 use crate::chain::{Chain, Kind, command_line};
 use crate::disk;
@@ -106,7 +106,16 @@ pub const APPROVED: &str = "debian";
 /// # Errors
 /// The operator refuses.
 pub fn ignition() -> Result<String> {
+    ignition_with(Integrity::None)
+}
+
+/// The same, with sectors that are authenticated.
+///
+/// # Errors
+/// The operator refuses.
+pub fn ignition_with(integrity: Integrity) -> Result<String> {
     let volume = Volume {
+        integrity,
         label: Some("luks-root".parse()?),
         uuid: Some(disk::LUKS_UUID.parse()?),
         filesystem: Some(Filesystem {

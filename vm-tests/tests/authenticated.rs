@@ -3,15 +3,11 @@
 //! tables show it, on the first boot and when the agent opens the volume on the next. A config that makes an ordinary
 //! volume is found out before anything is put into it. HMAC-SHA-256 first; then the same machine is made anew with AES-GCM.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::fs;
 
-use serde_json::{Value, json};
+use sheepfold_operator::ignition::Integrity;
 use sheepfold_vm_tests::chain::{Chain, Kind, command_line};
 use sheepfold_vm_tests::disk;
 use sheepfold_vm_tests::facts::Sectors;
@@ -20,7 +16,7 @@ use sheepfold_vm_tests::machine::Machine;
 use sheepfold_vm_tests::node::Node;
 use sheepfold_vm_tests::probe::Place;
 use sheepfold_vm_tests::site::Site;
-use sheepfold_vm_tests::stage::{CONFIG, NEVER_AGAIN, Stage};
+use sheepfold_vm_tests::stage::{CONFIG, NEVER_AGAIN, Stage, ignition_with};
 
 #[test]
 #[ignore = "boots machines: make vm-test STORY=authenticated"]
@@ -46,16 +42,14 @@ fn sectors_are_authenticated_as_the_node_demands() {
         .unwrap();
     machine.ends().unwrap();
 
-    let cipher = ["--cipher", "aes-xts-plain64", "--key-size", "512"];
-    format_with(&node, &cipher, "hmac-sha256");
+    format_with(&node, Integrity::HmacSha256);
     becomes_a_node(&node, &stage.chain, ["2", "3"], Sectors::Hmac);
 
     let image = aead.build(&stage.site).unwrap();
     let dir = stage.site.dir().join("aead");
     let chain = Chain::build(&dir, Kind::ShimGrub, &image, &command_line()).unwrap();
     disk::unencrypted(node.dir(), &image, &chain).unwrap();
-    let cipher = ["--cipher", "aes-gcm-random", "--key-size", "256"];
-    format_with(&node, &cipher, "aead");
+    format_with(&node, Integrity::Aead);
     becomes_a_node(&node, &chain, ["4", "5"], Sectors::Gcm);
     stage.site.close().unwrap();
 }
@@ -81,20 +75,8 @@ fn becomes_a_node(node: &Node, chain: &Chain, boots: [&str; 2], sectors: Sectors
     machine.power_off().unwrap();
 }
 
-/// Has Ignition format the volume with this cipher and authentication. Sectors of 4 KiB, as there is a tag for each.
-fn format_with(node: &Node, cipher: &[&str], integrity: &str) {
-    let path = node.dir().join("config.ign");
-    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    let rest = [
-        "--integrity",
-        integrity,
-        "--sector-size",
-        "4096",
-        "--pbkdf",
-        "pbkdf2",
-        "--luks2-metadata-size",
-        "64k",
-    ];
-    config["storage"]["luks"][0]["options"] = json!([cipher, &rest].concat());
-    fs::write(&path, config.to_string()).unwrap();
+/// Has Ignition format the volume so, as the operator writes it down.
+fn format_with(node: &Node, integrity: Integrity) {
+    let config = ignition_with(integrity).unwrap();
+    fs::write(node.dir().join("config.ign"), config).unwrap();
 }

@@ -18,7 +18,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-pub use desk::{Again, mention};
+pub use desk::{Again, sources, usual_sources};
 
 use super::api::{ApprovedImage, Computed};
 use super::inventory::Inventory;
@@ -86,7 +86,7 @@ impl Work {
         let mut desk = Desk::default();
         loop {
             let now = Instant::now();
-            let Some((key, names)) = desk.due(now) else {
+            let Some(names) = desk.due(now) else {
                 let order = match desk.next() {
                     Some(next) => orders.recv_timeout(next.saturating_duration_since(now)),
                     None => orders.recv().map_err(Into::into),
@@ -108,7 +108,7 @@ impl Work {
                 Err(TryRecvError::Empty) => {}
             }
             let ended = self.attempt(&desk.wish, &names);
-            desk.ended(key, ended, Instant::now());
+            desk.ended(&names, ended, Instant::now());
         }
     }
 

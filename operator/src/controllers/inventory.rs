@@ -32,6 +32,8 @@ pub struct Inventory {
     machines_of: Names<String>,
     /// Machines by the Secrets that they name.
     machines_with: Names<String>,
+    /// Images by the Secrets and ConfigMaps that they name.
+    images_with: Names<String>,
     /// Machines by what they have in common.
     index: Index,
 }
@@ -194,7 +196,7 @@ impl Inventory {
                 Err(why) => Err(why.clone()),
             },
             (Some((first, _)), Some((second, _))) => Err(format!(
-                "Machines {first} and {second} are both node {node}"
+                "Machines {first} and {second} are both node {node}: delete one"
             )),
         }
     }

@@ -38,7 +38,7 @@ pub struct Overview {
 pub struct Cluster {
     /// Its name.
     pub name: String,
-    /// Where its KBS is.
+    /// Where its KBS is, or which Trustee is run here.
     pub kbs: Option<String>,
     /// Whether the KBS has everything that is wanted; unknown before an operator has looked.
     pub ready: Option<bool>,
@@ -100,7 +100,11 @@ pub async fn overview(namespace: Option<String>) -> Result<Overview, Error> {
     Ok(overview)
 }
 
-async fn all<K>(client: &Client, namespace: &str) -> Result<Vec<K>, kube::Error>
+/// All objects of a kind.
+///
+/// # Errors
+/// The API server does not answer, or does not let us.
+pub(crate) async fn all<K>(client: &Client, namespace: &str) -> Result<Vec<K>, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
@@ -123,9 +127,10 @@ where
 fn cluster(object: &TrustedExecutionCluster) -> Cluster {
     let status = object.status.as_ref();
     let ready = status.and_then(|status| condition(&status.conditions, "Ready"));
+    let elsewhere = object.spec.kbs.as_ref().map(|kbs| kbs.url.clone());
     Cluster {
         name: object.name_any(),
-        kbs: object.spec.kbs.as_ref().map(|kbs| kbs.url.clone()),
+        kbs: elsewhere.or_else(|| object.spec.trustee_image.clone()),
         ready: ready.map(|ready| ready.status == "True"),
         message: ready.and_then(|ready| {
             // A condition without a message repeats its reason.
@@ -184,7 +189,7 @@ impl Overview {
         };
         if self.clusters.is_empty() {
             say(format!(
-                "there is no TrustedExecutionCluster in namespace {}",
+                "there is no TrustedExecutionCluster in namespace {}; --namespace names another one",
                 self.namespace
             ));
         }
@@ -207,7 +212,11 @@ impl Overview {
         say(match &self.operator {
             Some((name, silent)) if *silent <= SILENT => format!("operator {name} works"),
             Some((name, silent)) => format!("! operator {name} has been silent for {silent} s"),
-            None => "! no operator works".to_owned(),
+            None => {
+                "! no operator works: look at its pods and at the lease sheepfold-operator; nodes that are known boot all \
+                 the same"
+                    .to_owned()
+            }
         });
         for (name, stands) in &self.images {
             say(match stands {
@@ -224,15 +233,16 @@ impl Overview {
             0 => "no machines".to_owned(),
             count => format!("{count} machines: {}", phases.join(", ")),
         });
-        let wanted: Vec<&Line> = self
-            .machines
-            .iter()
-            .filter(|one| every || one.wants_attention())
-            .collect();
+        // What is held waits for somebody, and may do so on purpose.
+        let is_shown =
+            |one: &&Line| every || one.wants_attention() || one.phase == Some(Phase::Held);
+        let wanted: Vec<&Line> = self.machines.iter().filter(is_shown).collect();
+        let longest = wanted.iter().map(|one| one.label().len()).max();
+        let width = longest.unwrap_or_default().max(NAME.len());
         if !wanted.is_empty() {
             say(format!(
-                "  {:<24} {:<10} {:<20} {:<16} REASON",
-                "NAME", "PHASE", "ATTESTED", "IMAGE"
+                "  {NAME:<width$} {:<10} {:<20} {:<16} REASON",
+                "PHASE", "ATTESTED", "IMAGE"
             ));
         }
         for one in wanted {
@@ -241,9 +251,9 @@ impl Overview {
                 .map_or_else(|| UNKNOWN.to_owned(), |phase| format!("{phase:?}"));
             let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
             say(format!(
-                "{} {:<24} {phase:<10} {:<20} {:<16} {}",
+                "{} {:<width$} {phase:<10} {:<20} {:<16} {}",
                 if one.wants_attention() { '!' } else { ' ' },
-                one.name,
+                one.label(),
                 or_dash(&one.last_attestation),
                 or_dash(&one.image),
                 one.reason.as_deref().unwrap_or_default()
@@ -254,19 +264,27 @@ impl Overview {
 }
 
 impl Line {
+    /// Its name, and its node, which is what its console says, where that is another.
+    fn label(&self) -> String {
+        match &self.node {
+            Some(node) if *node != self.name => format!("{} ({node})", self.name),
+            _ => self.name.clone(),
+        }
+    }
+
     /// Somebody may have to do something.
     fn wants_attention(&self) -> bool {
-        let good = [
-            Phase::Served,
-            Phase::Unlocked,
-            Phase::Rotating,
-            Phase::Held,
-            Phase::Revoked,
-        ];
-        self.phase.is_none_or(|phase| !good.contains(&phase))
+        match self.phase {
+            None => true,
+            // As somebody said.
+            Some(Phase::Held | Phase::Revoked) => false,
+            // It gets its secrets, and still something may be wrong beside them.
+            Some(phase) => !phase.is_served() || phase == Phase::Stale || self.reason.is_some(),
+        }
     }
 }
 
+const NAME: &str = "NAME";
 const UNKNOWN: &str = "(unknown)";
 const PAGE: u32 = 500;
 /// Seconds: a lease lasts fifteen.
@@ -328,6 +346,47 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_served_is_shown_when_something_else_is_wrong_and_whoever_is_held_waits() {
+        let line = |name: &str, phase, reason: Option<&str>| Line {
+            name: name.to_owned(),
+            phase: Some(phase),
+            node: Some("node-1".to_owned()),
+            reason: reason.map(str::to_owned),
+            ..Line::default()
+        };
+        let all = Overview {
+            machines: vec![
+                line("a", Phase::Unlocked, Some("there is no Secret")),
+                line("b", Phase::Held, Some("spec.state is held")),
+                line("c", Phase::Revoked, Some("spec.state is revoked")),
+                line("d", Phase::Rotating, None),
+                line("e", Phase::Stale, None),
+                line("node-1", Phase::Lost, None),
+            ],
+            ..overview()
+        };
+        let text = all.text(false);
+        let head = text.lines().find(|line| line.contains("PHASE")).unwrap();
+        let rows: Vec<&str> = text
+            .lines()
+            .skip_while(|line| *line != head)
+            .skip(1)
+            .collect();
+        let expected = [
+            "! a (node-1) Unlocked",
+            "  b (node-1) Held",
+            "! e (node-1) Stale",
+            "! node-1     Lost",
+        ];
+        assert_eq!(rows.len(), expected.len(), "{text}");
+        for (row, expected) in rows.iter().zip(expected) {
+            assert!(row.starts_with(expected), "{text}");
+            assert_eq!(head.find("PHASE"), Some("! a (node-1) ".len()), "{text}");
+        }
+        assert!(rows[0].ends_with("there is no Secret") && rows[1].ends_with("spec.state is held"));
+    }
+
+    #[test]
     fn a_kbs_that_is_away_and_an_operator_that_is_silent_are_said_first() {
         let mut away = overview();
         away.clusters[0].ready = Some(false);
@@ -361,7 +420,18 @@ mod tests {
             })
         };
         let status = json!({"conditions": condition("Ready", "False", "away")});
-        let object_of = object("TrustedExecutionCluster", status);
+        let mut object_of = object("TrustedExecutionCluster", status);
+        let kbs = |object: &serde_json::Value| {
+            cluster(&serde_json::from_value(object.clone()).unwrap()).kbs
+        };
+        assert_eq!(kbs(&object_of), None);
+        object_of["spec"]["trusteeImage"] = "registry.example/kbs:v0.21.0".into();
+        assert_eq!(
+            kbs(&object_of).as_deref(),
+            Some("registry.example/kbs:v0.21.0")
+        );
+        object_of["spec"]["kbs"] = json!({"url": "https://kbs", "adminKey": {"secret": "s"}});
+        assert_eq!(kbs(&object_of).as_deref(), Some("https://kbs"));
         let read = cluster(&serde_json::from_value(object_of).unwrap());
         assert_eq!(
             (read.ready, read.message.as_deref()),

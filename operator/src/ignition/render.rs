@@ -3,7 +3,7 @@
 //! From wishes to text. The structures mirror the Ignition configuration specification, member for member;
 //! serde writes them in this order.
 
-use super::{Error, Existing, Form, Format, Fragment, SpecVersion, Volume};
+use super::{Error, Existing, Form, Format, Fragment, Integrity, SpecVersion, Volume};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -63,6 +63,12 @@ fn check_words(volume: &Volume, spec: SpecVersion) -> Result<(), Error> {
             });
         }
     }
+    if volume.discard && volume.integrity != Integrity::None {
+        return Err(Error::NoDiscards {
+            volume: volume.name.as_str().to_owned(),
+            integrity: volume.integrity,
+        });
+    }
     Ok(())
 }
 
@@ -117,8 +123,6 @@ pub(super) fn token_bytes(form: Form) -> usize {
 }
 
 fn luks(volume: &Volume, spec: SpecVersion) -> Luks<'_> {
-    let metadata = volume.metadata.to_string();
-    let fixed = FORMAT_OPTIONS.map(str::to_owned);
     let (pin, config) = match spec.form() {
         Form::Direct => ("trustee", "{}"),
         Form::Wrapped => ("sss", r#"{"t":1,"pins":{"trustee":{}}}"#),
@@ -129,10 +133,7 @@ fn luks(volume: &Volume, spec: SpecVersion) -> Luks<'_> {
         label: volume.label.as_ref().map(|label| label.as_str()),
         uuid: volume.uuid.as_ref().map(|uuid| uuid.as_str()),
         wipe_volume: volume.existing == Existing::Wipe,
-        options: fixed
-            .into_iter()
-            .chain(["--luks2-metadata-size".to_owned(), metadata])
-            .collect(),
+        options: format_options(volume),
         discard: volume.discard,
         open_options: volume.open_options.iter().map(|o| o.as_str()).collect(),
         clevis: Clevis {
@@ -143,6 +144,30 @@ fn luks(volume: &Volume, spec: SpecVersion) -> Luks<'_> {
             },
         },
     }
+}
+
+/// What `cryptsetup luksFormat` gets. Cipher and authentication are what the agent expects to find. PBKDF2, because the
+/// first key is 8 KiB of random digits and a memory-hard function would protect it from nobody. Authenticated sectors
+/// are large, as each has a tag.
+fn format_options(volume: &Volume) -> Vec<String> {
+    let (cipher, key_size) = match volume.integrity {
+        Integrity::None | Integrity::HmacSha256 => ("aes-xts-plain64", "512"),
+        Integrity::Aead => ("aes-gcm-random", "256"),
+    };
+    let mut pairs = vec![
+        ("--cipher", cipher.to_owned()),
+        ("--key-size", key_size.to_owned()),
+    ];
+    if volume.integrity != Integrity::None {
+        pairs.push(("--integrity", volume.integrity.to_string()));
+        pairs.push(("--sector-size", "4096".to_owned()));
+    }
+    pairs.push(("--pbkdf", "pbkdf2".to_owned()));
+    pairs.push(("--luks2-metadata-size", volume.metadata.to_string()));
+    pairs
+        .into_iter()
+        .flat_map(|(option, value)| [option.to_owned(), value])
+        .collect()
 }
 
 fn filesystem(volume: &Volume) -> Option<FilesystemEntry<'_>> {
@@ -218,16 +243,6 @@ struct FilesystemEntry<'f> {
     wipe_filesystem: bool,
 }
 
-/// What `cryptsetup luksFormat` gets. The cipher is what the agent expects to find. PBKDF2, because the
-/// first key is 8 KiB of random digits and a memory-hard function would protect it from nobody.
-const FORMAT_OPTIONS: [&str; 6] = [
-    "--cipher",
-    "aes-xts-plain64",
-    "--key-size",
-    "512",
-    "--pbkdf",
-    "pbkdf2",
-];
 /// The binary header (4096 bytes), and a generous share of JSON for key slots, segment, digest and braces.
 const NOT_FOR_TOKENS: usize = 4096 + 2048;
 /// The pin's own limit for a protected header, in bytes.

@@ -4,8 +4,8 @@
 //! `ignition-validate`. `SHEEPFOLD_BLESS=1` writes them anew.
 
 use super::{
-    Error, Existing, Filesystem, Form, Format, Fragment, MetadataSize, OpenOption, Source,
-    SpecVersion, Volume,
+    Error, Existing, Filesystem, Form, Format, Fragment, Integrity, MetadataSize, OpenOption,
+    Source, SpecVersion, Volume,
 };
 use kbs_protocol::Blame as _;
 use serde_json::{Value, json};
@@ -41,6 +41,13 @@ fn data() -> Volume {
     }
 }
 
+fn authenticated(volume: Volume, integrity: Integrity) -> Volume {
+    Volume {
+        integrity,
+        ..volume
+    }
+}
+
 /// What specification 3.4 added.
 fn fast(volume: Volume) -> Volume {
     Volume {
@@ -72,6 +79,11 @@ fn golden_files() {
         };
         let both = fragment([root(), second]);
         cases.push((format!("root-and-data-{spec}.ign"), both, spec));
+        let both = [
+            authenticated(root(), Integrity::HmacSha256),
+            authenticated(data(), Integrity::Aead),
+        ];
+        cases.push((format!("authenticated-{spec}.ign"), fragment(both), spec));
     }
     let mut files: Vec<_> = std::fs::read_dir(&dir)
         .unwrap()
@@ -163,6 +175,57 @@ fn old_specifications_have_no_open_options() {
         let options = &config["storage"]["luks"][0]["openOptions"];
         let both = json!(["--perf-no_read_workqueue", "--perf-no_write_workqueue"]);
         assert_eq!(options, &both);
+    }
+}
+
+/// The words are those of `agent.toml`, and cryptsetup's.
+#[test]
+fn sectors_are_authenticated_as_it_is_wished() {
+    for (integrity, word) in [
+        (Integrity::None, "none"),
+        (Integrity::HmacSha256, "hmac-sha256"),
+        (Integrity::Aead, "aead"),
+    ] {
+        assert_eq!(integrity.to_string(), word);
+        let read: Integrity = serde_json::from_value(json!(word)).unwrap();
+        assert_eq!(read, integrity);
+        for spec in SpecVersion::ALL {
+            let config = parsed(&fragment([authenticated(root(), integrity)]), spec);
+            let options = config["storage"]["luks"][0]["options"].as_array().unwrap();
+            let after = |option: &str| {
+                let place = options.iter().position(|found| found == option)?;
+                options[place + 1].as_str()
+            };
+            let expected = (integrity != Integrity::None).then_some(word);
+            assert_eq!(after("--integrity"), expected, "{spec}");
+            assert_eq!(after("--sector-size"), expected.and(Some("4096")), "{spec}");
+            let gcm = integrity == Integrity::Aead;
+            let cipher = if gcm {
+                "aes-gcm-random"
+            } else {
+                "aes-xts-plain64"
+            };
+            assert_eq!(after("--cipher"), Some(cipher));
+            assert_eq!(after("--key-size"), Some(if gcm { "256" } else { "512" }));
+        }
+    }
+    assert!(serde_json::from_value::<Integrity>(json!("hmac(sha256)")).is_err());
+}
+
+#[test]
+fn authenticated_sectors_are_not_discarded() {
+    for integrity in [Integrity::HmacSha256, Integrity::Aead] {
+        let volume = authenticated(fast(root()), integrity);
+        let error = fragment([volume.clone()])
+            .render(SpecVersion::V3_6)
+            .unwrap_err();
+        assert!(matches!(error, Error::NoDiscards { .. }), "{error}");
+        assert!(error.advice().contains("leave discard out"));
+        let kept = Volume {
+            discard: false,
+            ..volume
+        };
+        fragment([kept]).render(SpecVersion::V3_6).unwrap();
     }
 }
 

@@ -4,13 +4,15 @@
 //! nothing to doubt.
 
 use super::Error;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
 /// A LUKS2 volume that Ignition makes and binds to the pin.
 ///
-/// Always AES-256 in XTS mode, PBKDF2 and `needsNetwork`: without the last, first boot works and every
-/// later one waits for a network that nobody starts.
+/// Always AES-256, PBKDF2 and `needsNetwork`: without the last, first boot works and every later one waits for a
+/// network that nobody starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     /// The opened device is `/dev/mapper/NAME`.
@@ -26,7 +28,10 @@ pub struct Volume {
     pub existing: Existing,
     /// The LUKS2 metadata area.
     pub metadata: MetadataSize,
-    /// Pass discards to the device, which shows its owner which blocks are free. Specification 3.4.
+    /// What authenticates its sectors.
+    pub integrity: Integrity,
+    /// Pass discards to the device, which shows its owner which blocks are free. Specification 3.4; not with
+    /// authenticated sectors.
     pub discard: bool,
     /// How the volume is opened, from now on. Specification 3.4.
     pub open_options: Vec<OpenOption>,
@@ -43,6 +48,20 @@ pub enum Existing {
     Wipe,
     /// The boot fails where there is anything.
     Refuse,
+}
+
+/// What authenticates each sector, so that a host which changes one is found out (dm-integrity). The words are those of
+/// `unlock.integrity` in `agent.toml`, which demands it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Integrity {
+    /// Nothing: AES in XTS mode.
+    #[default]
+    None,
+    /// The same with HMAC-SHA-256 beside it.
+    HmacSha256,
+    /// AES in GCM, whose own tag it is.
+    Aead,
 }
 
 /// A way to open a volume, persistent in its header (cryptsetup(8), `--perf-*`).
@@ -92,7 +111,7 @@ pub enum MetadataSize {
 }
 
 impl Volume {
-    /// A volume with the defaults: what is there is wiped, 64 KiB of metadata, no discards.
+    /// A volume with the defaults: what is there is wiped, 64 KiB of metadata, nothing authenticated, no discards.
     pub fn new(name: MapperName, device: Source) -> Self {
         Self {
             name,
@@ -101,10 +120,22 @@ impl Volume {
             uuid: None,
             existing: Existing::Wipe,
             metadata: MetadataSize::K64,
+            integrity: Integrity::None,
             discard: false,
             open_options: Vec::new(),
             filesystem: None,
         }
+    }
+}
+
+impl fmt::Display for Integrity {
+    /// As `agent.toml` and `cryptsetup --integrity` spell it; the latter has no word for nothing.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::HmacSha256 => "hmac-sha256",
+            Self::Aead => "aead",
+        })
     }
 }
 

@@ -127,8 +127,8 @@ impl Blame for Error {
             }
             Self::Policy(error) => error.advice(),
             Self::Unreachable { .. } => {
-                "look at whether the KBS runs, whether its name resolves, and \
-                 whether its certificate is from the authority that we were given"
+                "look at whether the KBS runs, whether its name resolves, whether a NetworkPolicy or firewall \
+                 lets us reach its port, and whether its certificate is from the authority that we were given"
                     .to_owned()
             }
             Self::Denied { kind, .. } => denied(kind),

@@ -307,6 +307,17 @@ impl Blame for Error {
                 "{}; then run the same command again, it continues where it stopped",
                 error.advice()
             ),
+            Self::Image { error, .. } => match error.as_ref() {
+                refvals::Error::Unreachable { .. } => {
+                    "look at the address, `HTTPS_PROXY`, and spec.registries.caFile when the registry has its own \
+                     authority"
+                        .to_owned()
+                }
+                refvals::Error::Registry {
+                    status: 401 | 403, ..
+                } => "log in to the registry, or name a file with credentials: spec.registries.authFile".to_owned(),
+                error => super::images::advice(error),
+            },
             other => other.inner().map(Blame::advice).unwrap_or_default(),
         }
     }

@@ -95,6 +95,7 @@ fn volume(luks: &objects::Luks) -> Result<Volume, ignition::Error> {
     let mut volume = Volume::new(luks.name.parse()?, luks.device.parse()?);
     volume.label = optional(luks.label.as_ref())?;
     volume.uuid = optional(luks.uuid.as_ref())?;
+    volume.integrity = luks.integrity;
     volume.discard = luks.discard;
     if !luks.wipe_volume {
         volume.existing = Existing::Refuse;

@@ -9,9 +9,10 @@ pub(crate) mod rollout;
 use super::objects::{ApprovedImage, Boot, Registries};
 use super::{Error, Place};
 use crate::model::{BootTuple, Boots};
+use kbs_protocol::Blame as _;
 use measured_boot::combine::Reachable;
 use measured_boot::image::Choice;
-use refvals::{platform, source};
+use refvals::{Given, platform, source};
 use rollout::{Failure, Member, Remark, Why};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -128,20 +129,38 @@ fn reachable(
 
 fn options(image: &ApprovedImage, registries: &Registries, cluster: &Path) -> source::Options {
     let base = base(cluster);
-    let file = |path: &Option<PathBuf>| path.as_ref().map(|path| base.join(path).into());
+    let file = |path: &Option<PathBuf>, field| {
+        let path = base.join(path.as_ref()?);
+        Some(Given::from(path).by(field))
+    };
     source::Options {
         choice: choice(&image.boot),
         access: source::Access {
-            auth_file: file(&registries.auth_file),
-            ca_file: file(&registries.ca_file),
+            auth_file: file(&registries.auth_file, "spec.registries.authFile"),
+            ca_file: file(&registries.ca_file, "spec.registries.caFile"),
             mirrors: registries.mirrors.clone(),
             plain_http: registries.plain_http.clone(),
             until: None,
         },
-        cosign_key: file(&registries.cosign_key_file),
+        cosign_key: file(&registries.cosign_key_file, "spec.registries.cosignKeyFile"),
         cache: source::usual_cache(),
         most_bytes: None,
     }
+}
+
+/// What to do about it, in the words of somebody who writes objects and has no command line of `refvals`.
+pub(crate) fn advice(error: &refvals::Error) -> String {
+    match error {
+        refvals::Error::Reference { .. } => "correct the object",
+        refvals::Error::NoRoute { .. } => {
+            "say spec.boot.path, if it boots at all: `refvals image` shows what is in it"
+        }
+        refvals::Error::Boot(measured_boot::Error::Ambiguous { .. }) => {
+            "remove all but one from the image, or say in spec.boot.select how the path of the one begins that boots"
+        }
+        other => return other.advice(),
+    }
+    .to_owned()
 }
 
 /// What a person has decided about the parts of an image.

@@ -3,6 +3,7 @@
 //! The objects that an administrator writes down, in the shape of Kubernetes objects: what is a file here
 //! can be applied to a cluster there. Every unknown field is an error; `load` says in which line.
 
+use crate::ignition::Integrity;
 use crate::kbs_admin::{self, Dialect};
 use crate::model::{AkPublic, Boots, Evidence, Identity, NodeName, Pcr, State, Tag};
 use kbs_protocol::volume_record::SignedRecord;
@@ -267,6 +268,9 @@ pub struct Luks {
     /// Lose what is on the device; otherwise the boot fails where there is anything.
     #[serde(default = "yes")]
     pub wipe_volume: bool,
+    /// What authenticates its sectors.
+    #[serde(default)]
+    pub integrity: Integrity,
     /// Pass discards to the device.
     #[serde(default)]
     pub discard: bool,

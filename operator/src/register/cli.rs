@@ -5,6 +5,7 @@
 
 use super::audit::Audit;
 use super::config::{Config, List};
+use super::decide::{self, Undecided};
 use super::files::FileRegistry;
 use super::identity::Identity;
 use super::objects::ObjectRegistry;
@@ -13,8 +14,9 @@ use super::server::{Server, ServerError};
 use super::{Registrar, config::ConfigError, files::FilesError};
 use crate::controllers;
 use kbs_protocol::{Blame, NodeId, Owner};
+use serde_json::{Value, json};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -40,17 +42,24 @@ enum Error {
     Server(#[from] ServerError),
     #[error(transparent)]
     Cluster(#[from] controllers::Error),
-    #[error("the list of nodes is in the cluster")]
-    InCluster,
-    #[error("no registered TPM has shown the key of node {0}")]
-    NoSuchNode(NodeId),
+    #[error(transparent)]
+    Undecided(#[from] Undecided),
     #[error("cannot {0}: {1}")]
     Io(&'static str, std::io::Error),
 }
 
-/// Runs it on the registrar that this configuration file describes.
-pub fn run(task: &Task, file: &Path) -> ExitCode {
-    let Err(error) = perform(task, file) else {
+/// Whose list it is.
+#[derive(Debug)]
+pub enum Of {
+    /// That of the registrar that this configuration file describes.
+    Configuration(PathBuf),
+    /// That of the cluster of KUBECONFIG: this namespace, or that of its context.
+    Cluster(Option<String>),
+}
+
+/// Runs it.
+pub fn run(task: &Task, of: Of) -> ExitCode {
+    let Err(error) = perform(task, of) else {
         return ExitCode::SUCCESS;
     };
     eprintln!("sheepfold-operator: {error}");
@@ -58,18 +67,19 @@ pub fn run(task: &Task, file: &Path) -> ExitCode {
         Error::Config(error) => (error.owner().exit_code(), error.advice()),
         Error::Files(error) => (error.owner().exit_code(), error.advice()),
         Error::Cluster(error) => (error.owner().exit_code(), error.advice()),
-        Error::InCluster => (
-            USAGE,
-            "`kubectl get attestationkeys,machines` shows it; set spec.state of a Machine to decide about it"
-                .to_owned(),
-        ),
         Error::Server(_) => (
             Owner::Configuration.exit_code(),
             "correct listen, tls_certificate_file or tls_key_file".to_owned(),
         ),
-        Error::NoSuchNode(_) => (
+        Error::Undecided(Undecided::NoSuchNode(_)) => (
             USAGE,
-            "`register --config FILE --list` shows the keys".to_owned(),
+            "`--list` in place of `--approve` shows the keys".to_owned(),
+        ),
+        Error::Undecided(Undecided::NoMachine { key, .. }) => (
+            USAGE,
+            format!(
+                "`kubectl delete attestationkey {key}`; the node's next enrolment makes a new one"
+            ),
         ),
         Error::Io(..) => (
             Owner::Machine.exit_code(),
@@ -80,8 +90,12 @@ pub fn run(task: &Task, file: &Path) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn perform(task: &Task, file: &Path) -> Result<(), Error> {
-    let config = Config::load(file)?;
+fn perform(task: &Task, of: Of) -> Result<(), Error> {
+    let file = match of {
+        Of::Configuration(file) => file,
+        Of::Cluster(namespace) => return in_cluster(task, namespace),
+    };
+    let config = Config::load(&file)?;
     let directory = match &config.list {
         List::Files(directory) => file.parent().unwrap_or(Path::new("")).join(directory),
         List::Objects(namespace) if *task == Task::Serve => {
@@ -93,7 +107,7 @@ fn perform(task: &Task, file: &Path) -> Result<(), Error> {
                 Ok(registry)
             });
         }
-        List::Objects(_) => return Err(Error::InCluster),
+        List::Objects(namespace) => return in_cluster(task, namespace.clone()),
     };
     let registry = FileRegistry::open(&directory, config.limits.machines)?;
     match task {
@@ -104,9 +118,27 @@ fn perform(task: &Task, file: &Path) -> Result<(), Error> {
         Task::List => list(&registry),
         Task::Approve(node) => match registry.approve(*node)? {
             true => Ok(()),
-            false => Err(Error::NoSuchNode(*node)),
+            false => Err(Undecided::NoSuchNode(*node).into()),
         },
     }
+}
+
+/// Nothing here serves: that takes a configuration.
+fn in_cluster(task: &Task, namespace: Option<String>) -> Result<(), Error> {
+    let Task::Approve(node) = task else {
+        let rows = controllers::ask(decide::list(namespace))?;
+        return show(&rows);
+    };
+    let changes = controllers::ask(decide::approve(namespace, *node))??;
+    if changes.is_empty() {
+        eprintln!("sheepfold-operator: node {node} was approved already");
+    }
+    for (machine, state) in changes {
+        let word = json!(state);
+        let word = word.as_str().unwrap_or_default();
+        eprintln!("sheepfold-operator: Machine {machine} is {word} now");
+    }
+    Ok(())
 }
 
 fn serve(
@@ -159,19 +191,22 @@ fn serve(
     })
 }
 
-/// One JSON object a line, as `jq` likes it.
 fn list(registry: &FileRegistry) -> Result<(), Error> {
-    let mut text = String::new();
+    let mut rows = Vec::new();
     for tpm in registry.all()? {
-        for key in &tpm.keys {
-            let line = serde_json::json!({
+        rows.extend(tpm.keys.iter().map(|key| {
+            json!({
                 "node_id": key.node_id, "state": key.state, "ek_sha256": tpm.ek_sha256, "basis": key.basis,
                 "product": key.product, "since": key.since, "ak_public": key.ak_public,
-            });
-            text.push_str(&line.to_string());
-            text.push('\n');
-        }
+            })
+        }));
     }
+    show(&rows)
+}
+
+/// One JSON object a line, as `jq` likes it.
+fn show(rows: &[Value]) -> Result<(), Error> {
+    let text: String = rows.iter().map(|row| format!("{row}\n")).collect();
     std::io::stdout()
         .write_all(text.as_bytes())
         .map_err(|error| Error::Io("write to standard output", error))

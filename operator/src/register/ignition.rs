@@ -5,7 +5,7 @@
 //! secret: a node proves who it is later, to the KBS.
 
 use super::config::ConfigError;
-use crate::ignition::{Filesystem, Format, Fragment, SpecVersion, Volume};
+use crate::ignition::{Filesystem, Format, Fragment, Integrity, SpecVersion, Volume};
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Deserialize;
@@ -28,6 +28,8 @@ struct Wish {
     device: String,
     label: Option<String>,
     uuid: Option<String>,
+    #[serde(default)]
+    integrity: Integrity,
     #[serde(default)]
     discard: bool,
     filesystem: Option<FilesystemWish>,
@@ -110,6 +112,7 @@ fn volume(wish: Wish) -> Result<Volume, crate::ignition::Error> {
     let mut volume = Volume::new(wish.name.parse()?, wish.device.parse()?);
     volume.label = wish.label.map(|label| label.parse()).transpose()?;
     volume.uuid = wish.uuid.map(|uuid| uuid.parse()).transpose()?;
+    volume.integrity = wish.integrity;
     volume.discard = wish.discard;
     if let Some(wish) = wish.filesystem {
         volume.filesystem = Some(Filesystem {
@@ -132,12 +135,16 @@ const MEDIA_TYPE: &str = "application/vnd.coreos.ignition+json";
 mod tests {
     use super::{Fragments, Wishes};
 
-    fn fragments(more: &str) -> Fragments {
+    fn wished(more: &str) -> Result<Fragments, String> {
         let text = format!(
             "[[volumes]]\nname = \"root\"\ndevice = \"/dev/disk/by-partlabel/root\"\n{more}"
         );
-        let wishes: Wishes = toml::from_str(&text).unwrap();
-        Fragments::new(wishes).unwrap()
+        let wishes: Wishes = toml::from_str(&text).map_err(|error| error.to_string())?;
+        Fragments::new(wishes).map_err(|error| error.to_string())
+    }
+
+    fn fragments(more: &str) -> Fragments {
+        wished(more).unwrap()
     }
 
     #[test]
@@ -165,5 +172,29 @@ mod tests {
         assert!(fragments.text_for(Some("Ignition/2.18.0")).is_ok());
         let why = fragments.text_for(Some("Ignition/2.14.0")).unwrap_err();
         assert!(why.contains("3.3.0"), "{why}");
+    }
+
+    #[test]
+    fn sectors_are_authenticated_where_it_is_wished() {
+        for agent in ["Ignition/2.14.0", "Ignition/2.26.0"] {
+            let made = |more: &str| {
+                let text = fragments(more).text_for(Some(agent)).unwrap().to_owned();
+                let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+                json["storage"]["luks"][0]["options"].to_string()
+            };
+            assert!(!made("").contains("--integrity"));
+            let made = made("integrity = \"aead\"\n");
+            assert!(made.contains(r#""--integrity","aead""#), "{made}");
+        }
+        for (wrong, why) in [
+            ("integrity = \"crc32c\"\n", "hmac-sha256"),
+            (
+                "integrity = \"aead\"\ndiscard = true\n",
+                "discard does not go with integrity aead",
+            ),
+        ] {
+            let said = wished(wrong).unwrap_err();
+            assert!(said.contains(why), "{said}");
+        }
     }
 }

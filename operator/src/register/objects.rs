@@ -303,7 +303,7 @@ fn is_conflict(error: &kube::Error) -> bool {
 }
 
 /// On an AttestationKey: the Machine that was made, or found, for it.
-const MACHINE: &str = "trusted-execution-clusters.io/machine";
+pub(super) const MACHINE: &str = "trusted-execution-clusters.io/machine";
 /// On an AttestationKey: its node, to find it by.
 const NODE: &str = "trusted-execution-clusters.io/node";
 const TRIES: usize = 8;

@@ -204,9 +204,36 @@ fn a_second_key_of_a_tpm_waits_and_a_written_machine_is_not_made_twice() {
     assert_eq!(key.spec.product.as_deref(), Some("test box"));
 
     // An administrator decides otherwise.
-    let change = json!({"spec": {"state": "approved"}});
-    place.change::<Machine>(&second.node(), &change);
+    let register = |arguments: &[&str]| {
+        let place_of = ["--namespace", &place.namespace];
+        place.command(&[&["register"], arguments, &place_of].concat())
+    };
+    let listed = || {
+        let output = register(&["--list"]);
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let rows = text.lines().map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |member: &str| row[member].as_str().unwrap().to_owned();
+            (text("node_id"), text("state"))
+        });
+        rows.collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let states = |one: &str, two: &str| {
+        [
+            (first.node(), one.to_owned()),
+            (second.node(), two.to_owned()),
+        ]
+        .into()
+    };
+    assert_eq!(listed(), states("approved", "held"));
+    let approved = register(&["--approve", &second.node()]);
+    assert!(approved.status.success(), "{approved:?}");
+    assert_eq!(listed(), states("held", "approved"));
     assert_eq!(admit(&registry, 1, &second), Ok(Decision::Approved));
+    assert_eq!(admit(&registry, 1, &first), Ok(Decision::Held));
+    let stranger = register(&["--approve", &third.node()]);
+    assert_eq!(stranger.status.code(), Some(2), "{stranger:?}");
 
     place.machine("by-hand", &third, json!({"state": "held"}));
     assert_eq!(admit(&registry, 2, &third), Ok(Decision::Held));

@@ -232,7 +232,7 @@ fn a_pull_secret_that_is_wrong_is_named_and_its_correction_seen() {
     let mut registries = access(&place, &registry);
     registries.as_object_mut().unwrap().remove("pullSecret");
     let _operator = place.operator("one");
-    place.cluster(json!({"platforms": [PLATFORM], "registries": registries}));
+    place.cluster(json!({"platforms": [PLATFORM], "registries": registries.clone()}));
     let name = registry.name(&wanted.root);
     approve(&place, "os", &name, json!({}));
     let said = await_scanned(&place, "os", "Unauthorized");
@@ -252,7 +252,23 @@ fn a_pull_secret_that_is_wrong_is_named_and_its_correction_seen() {
     let said = await_scanned(&place, "os", "Unauthorized");
     assert!(said.message.contains("Secret \"own\""), "{}", said.message);
     assert!(!place.everything_readable().contains("wrong"));
+    pull_secret(&place, "own", r#"{"auths": 1}"#);
+    let said = await_scanned(&place, "os", "InvalidDocument");
+    let named = "Secret \"own\" (spec.pullSecret of the image)";
+    assert!(said.message.contains(named), "{}", said.message);
+    // And so is an authority that is none.
+    place.apply(&json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "bad-ca"}, "data": {"ca.crt": "none"},
+    }));
+    let mut bad = registries.clone();
+    bad["ca"]["configMap"] = "bad-ca".into();
+    place.cluster(json!({"platforms": [PLATFORM], "registries": bad}));
     pull_secret(&place, "own", &good);
+    let named = "ConfigMap \"bad-ca\" (spec.registries.ca of the cluster)";
+    eventually("the authority is named", || {
+        condition(&place, "os", "Scanned").is_some_and(|one| one.message.contains(named))
+    });
+    place.cluster(json!({"platforms": [PLATFORM], "registries": registries}));
     await_scanned(&place, "os", "Computed");
 }
 

@@ -3,7 +3,7 @@
 //! Arguments that several commands take, and what they stand for.
 
 use super::output::Bar;
-use crate::{Error, platform, source};
+use crate::{Error, Given, platform, source};
 use clap::{Args, ValueEnum};
 use measured_boot::bank;
 use measured_boot::facts::ImageFacts;
@@ -130,16 +130,17 @@ impl How {
     }
 
     fn options(&self) -> source::Options {
+        let given = |path: &Option<PathBuf>, option| Some(Given::from(path.clone()?).by(option));
         source::Options {
             choice: self.choice.get(),
             access: source::Access {
-                auth_file: self.authfile.clone().map(Into::into),
-                ca_file: self.ca.clone().map(Into::into),
+                auth_file: given(&self.authfile, "--authfile"),
+                ca_file: given(&self.ca, "--ca"),
                 mirrors: self.mirror.clone(),
                 plain_http: self.plain_http.clone(),
                 until: None,
             },
-            cosign_key: self.cosign_key.clone().map(Into::into),
+            cosign_key: given(&self.cosign_key, "--cosign-key"),
             cache: source::usual_cache().filter(|_| !self.no_cache),
             most_bytes: None,
         }

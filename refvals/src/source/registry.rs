@@ -290,7 +290,7 @@ fn client(access: &Access) -> Result<Client, Error> {
     let (added, _) =
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).flatten());
     if let Some(given) = access.ca_file.as_ref().filter(|_| added == 0) {
-        let why = "it holds no certificate in PEM (--ca)";
+        let why = "it holds no certificate in PEM";
         return Err(Error::document(given.to_string(), why));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -7,6 +7,7 @@
     reason = "what JsonSchema derives repeats each struct inside a function"
 )]
 
+use crate::ignition::Integrity;
 use crate::provision::objects;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,10 @@ pub struct Luks {
     /// Lose what is on the device (the default); otherwise the boot fails where there is anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wipe_volume: Option<bool>,
-    /// Pass discards to the device.
+    /// What authenticates its sectors; default: none. As `unlock.integrity` in `agent.toml` of the image demands it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub integrity: Option<Integrity>,
+    /// Pass discards to the device; not where sectors are authenticated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard: Option<bool>,
     /// What is made on it.
@@ -87,6 +91,7 @@ impl From<&Luks> for objects::Luks {
             label: luks.label,
             uuid: luks.uuid,
             wipe_volume: luks.wipe_volume.unwrap_or(true),
+            integrity: luks.integrity.unwrap_or_default(),
             discard: luks.discard.unwrap_or_default(),
             filesystem: luks.filesystem.map(|wanted| objects::Filesystem {
                 format: match wanted.format {
@@ -98,5 +103,36 @@ impl From<&Luks> for objects::Luks {
                 path: wanted.path,
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Luks;
+    use crate::ignition::Integrity;
+    use crate::provision::objects;
+    use serde_json::json;
+
+    #[test]
+    fn what_an_object_leaves_out_is_what_a_file_leaves_out() {
+        let read = |more: serde_json::Value| {
+            let mut luks = json!({"name": "root", "device": "/dev/vda4"});
+            for (member, value) in more.as_object().unwrap() {
+                luks[member] = value.clone();
+            }
+            let object: Luks = serde_json::from_value(luks.clone()).unwrap();
+            let file: objects::Luks = serde_json::from_value(luks).unwrap();
+            let object = objects::Luks::from(&object);
+            assert_eq!(format!("{object:?}"), format!("{file:?}"));
+            object
+        };
+        let plain = read(json!({}));
+        assert!(plain.wipe_volume && !plain.discard);
+        assert_eq!(plain.integrity, Integrity::None);
+        let all = read(json!({
+            "label": "l", "uuid": "u", "wipeVolume": false, "integrity": "hmac-sha256", "discard": true,
+            "filesystem": {"format": "ext4", "label": "x", "path": "/x"},
+        }));
+        assert_eq!(all.integrity, Integrity::HmacSha256);
     }
 }

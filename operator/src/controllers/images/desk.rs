@@ -5,7 +5,6 @@
 use crate::controllers::inventory::Inventory;
 use crate::controllers::{api, parse};
 use crate::provision::images::rollout;
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -66,48 +65,51 @@ impl Wish {
         }
     }
 
-    /// What updates connect is computed together. With each group a text that changes with it.
-    fn groups(&self) -> Vec<(String, BTreeSet<String>)> {
+    /// What updates connect is computed together.
+    fn groups(&self) -> impl Iterator<Item = BTreeSet<String>> {
         let images = self.images.iter();
         let images = images.map(|(name, wanted)| (name.as_str(), &wanted.updates_from));
-        let groups = rollout::groups(images).into_iter().map(|names| {
-            let members = names.iter().map(|name| {
-                let wanted = self.images.get(*name)?;
-                let uid = &wanted.object.metadata.uid;
-                Some((name, uid, &wanted.object.spec, &wanted.platforms))
-            });
-            let key = json!([members.collect::<Vec<_>>(), self.registries]);
-            let names = names.iter().map(|name| (*name).to_owned());
-            (key.to_string(), names.collect())
+        let groups = rollout::groups(images).into_iter();
+        groups.map(|names| names.into_iter().map(str::to_owned).collect())
+    }
+
+    /// Whether all that decides what these images boot is the same in both, but for what Secrets and ConfigMaps hold.
+    fn is_same(&self, other: &Self, names: &BTreeSet<String>) -> bool {
+        let mut same = names.iter().map(|name| {
+            let both = [&self.images, &other.images].map(|images| images.get(name));
+            match both {
+                [Some(one), Some(other)] => {
+                    one.object.metadata.uid == other.object.metadata.uid
+                        && one.object.spec == other.object.spec
+                        && one.platforms == other.platforms
+                }
+                [one, other] => one.is_none() && other.is_none(),
+            }
         });
-        groups.collect()
+        self.registries == other.registries && same.all(|same| same)
     }
 }
 
-/// Whether images are computed from a Secret or ConfigMap of this name.
-pub fn mention(inventory: &Inventory, name: &str) -> bool {
-    let Ok(Some(cluster)) = inventory.cluster() else {
-        return false;
-    };
-    let spec = &cluster.object.spec;
-    let registries = spec.registries.as_ref();
-    let named = registries.is_some_and(|registries| {
+/// The Secrets and ConfigMaps that an image is computed from, besides those of its cluster.
+pub fn sources(spec: &api::ApprovedImageSpec) -> impl Iterator<Item = &str> {
+    let secret = spec.pull_secret.as_deref();
+    secret.into_iter().chain(of_platforms(&spec.platforms))
+}
+
+/// Those that the images of a cluster are computed from.
+pub fn usual_sources(spec: &api::TrustedExecutionClusterSpec) -> impl Iterator<Item = &str> {
+    let registries = spec.registries.iter().flat_map(|registries| {
         let entries = [&registries.ca, &registries.cosign_key];
-        let mut entries = entries.into_iter().flatten();
-        registries.pull_secret.as_deref() == Some(name)
-            || entries.any(|entry| entry.config_map == name)
+        let entries = entries.into_iter().flatten();
+        let secret = registries.pull_secret.as_deref().into_iter();
+        secret.chain(entries.map(|entry| entry.config_map.as_str()))
     });
-    let from = |platforms: &Option<Vec<String>>| {
-        let mut rows = platforms.iter().flatten();
-        rows.any(|row| super::material::config_maps(row).any(|known| known == name))
-    };
-    let mut images = inventory.images().values();
-    named
-        || from(&spec.platforms)
-        || images.any(|image| {
-            let own = &image.object.spec;
-            own.pull_secret.as_deref() == Some(name) || from(&own.platforms)
-        })
+    registries.chain(of_platforms(&spec.platforms))
+}
+
+fn of_platforms(platforms: &Option<Vec<String>>) -> impl Iterator<Item = &str> {
+    let rows = platforms.iter().flatten();
+    rows.flat_map(|row| super::material::config_maps(row))
 }
 
 /// How a group stands.
@@ -122,48 +124,58 @@ enum State {
 #[derive(Default)]
 pub(super) struct Desk {
     pub(super) wish: Wish,
-    states: BTreeMap<String, State>,
+    /// Names of images; those without a state were not looked at yet.
+    groups: BTreeMap<BTreeSet<String>, Option<State>>,
 }
 
 impl Desk {
     pub(super) fn take(&mut self, order: Order) {
-        self.wish = order.wish;
-        let known: BTreeSet<String> = self.wish.groups().into_iter().map(|(key, _)| key).collect();
-        self.states.retain(|key, state| {
-            let stays = match order.again {
-                Again::Nothing => true,
-                Again::Settled => matches!(state, State::Failing(..)),
-                Again::Everything => false,
-            };
-            stays && known.contains(key)
-        });
+        let before = std::mem::replace(&mut self.wish, order.wish);
+        let mut known = std::mem::take(&mut self.groups);
+        let stays = |state: &State| match order.again {
+            Again::Nothing => true,
+            Again::Settled => matches!(state, State::Failing(..)),
+            Again::Everything => false,
+        };
+        for names in self.wish.groups() {
+            let state = known.remove(&names).flatten();
+            let state = state.filter(|state| stays(state) && self.wish.is_same(&before, &names));
+            self.groups.insert(names, state);
+        }
     }
 
-    pub(super) fn due(&self, now: Instant) -> Option<(String, BTreeSet<String>)> {
-        let groups = self.wish.groups().into_iter();
-        let mut due = groups.filter(|(key, _)| match self.states.get(key) {
+    pub(super) fn due(&self, now: Instant) -> Option<BTreeSet<String>> {
+        let mut due = self.groups.iter().filter(|(_, state)| match state {
             Some(State::Settled) => false,
             Some(State::Failing(_, next)) => *next <= now,
             None => true,
         });
-        due.next()
+        due.next().map(|(names, _)| names.clone())
     }
 
     /// When something is due that is not yet.
     pub(super) fn next(&self) -> Option<Instant> {
-        let next = self.states.values().filter_map(|state| match state {
-            State::Settled => None,
-            State::Failing(_, next) => Some(*next),
+        let next = self.groups.values().filter_map(|state| match state {
+            Some(State::Failing(_, next)) => Some(*next),
+            Some(State::Settled) | None => None,
         });
         next.min()
     }
 
-    pub(super) fn ended(&mut self, key: String, ended: Result<(), bool>, now: Instant) {
-        let failures = match self.states.get(&key) {
+    pub(super) fn ended(
+        &mut self,
+        names: &BTreeSet<String>,
+        ended: Result<(), bool>,
+        now: Instant,
+    ) {
+        let Some(state) = self.groups.get_mut(names) else {
+            return;
+        };
+        let failures = match state {
             Some(State::Failing(failures, _)) => *failures,
             _ => 0,
         };
-        let state = match ended {
+        *state = Some(match ended {
             Ok(()) => State::Settled,
             Err(may_pass) => {
                 let pause = match may_pass {
@@ -173,8 +185,7 @@ impl Desk {
                 let next = now.checked_add(pause.min(LONGEST)).unwrap_or(now);
                 State::Failing(failures.saturating_add(1), next)
             }
-        };
-        self.states.insert(key, state);
+        });
     }
 }
 

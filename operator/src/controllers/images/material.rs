@@ -31,20 +31,23 @@ impl Material {
         }
     }
 
-    /// Credentials, as a pod's pull Secret has them. Without a Secret there are none: those of whoever started this
+    /// Credentials, as a pod's pull Secret has them, with the field that names it. Without a Secret there are none: those of whoever started this
     /// program are not for an object to use.
-    pub(super) fn credentials(&self, image: &str, secret: Option<&str>) -> Result<Given, Problem> {
-        let Some(name) = secret else {
+    pub(super) fn credentials(
+        &self,
+        image: &str,
+        secret: Option<(&str, &'static str)>,
+    ) -> Result<Given, Problem> {
+        let Some((name, setting)) = secret else {
             return Ok(Given::bytes("no pull Secret", Secret::new(b"{}".to_vec())));
         };
         let found = self.runtime.block_on(self.secrets.get_opt(name));
         let found = found.map_err(|error| Problem::api(image, "read its pull Secret", &error))?;
         let mut data = found.and_then(|object| object.data).unwrap_or_default();
         match data.remove(PULL_ENTRY) {
-            Some(bytes) => Ok(Given::bytes(
-                format!("Secret {name:?}"),
-                Secret::new(bytes.0),
-            )),
+            Some(bytes) => {
+                Ok(Given::bytes(format!("Secret {name:?}"), Secret::new(bytes.0)).by(setting))
+            }
             None => Err(Problem::spec(
                 image,
                 "NoPullSecret",
@@ -56,11 +59,11 @@ impl Material {
         }
     }
 
-    /// An entry of a ConfigMap, if one is named, and its SHA-256.
+    /// An entry of a ConfigMap, if this field names one, and its SHA-256.
     pub(super) fn entry(
         &self,
         image: &str,
-        entry: Option<&api::ConfigMapEntry>,
+        (entry, setting): (Option<&api::ConfigMapEntry>, &'static str),
         usual: &str,
     ) -> Result<Option<(Given, String)>, Problem> {
         let Some(entry) = entry else {
@@ -70,7 +73,8 @@ impl Material {
         let bytes = self.config_map(image, &entry.config_map, key)?;
         let name = format!("ConfigMap {:?}", entry.config_map);
         let digest = hex(&Sha256::digest(&bytes));
-        Ok(Some((Given::bytes(name, Secret::new(bytes)), digest)))
+        let given = Given::bytes(name, Secret::new(bytes)).by(setting);
+        Ok(Some((given, digest)))
     }
 
     /// A platform, and the bytes that it was read from.

@@ -3,7 +3,10 @@
 //! Why an image is not computed: whose turn it is, and what to do, in the words of somebody who has objects and no command
 //! line.
 
-use crate::provision::images::rollout::{Failure, Why};
+use crate::provision::images::{
+    self,
+    rollout::{Failure, Why},
+};
 use kbs_protocol::{Blame as _, Owner, Persistence};
 use refvals::Error;
 
@@ -85,11 +88,7 @@ impl Problem {
             ) => "name a Secret with credentials: spec.pullSecret of the image, or spec.registries.pullSecret of the \
                  cluster"
                 .to_owned(),
-            (Error::NoRoute { .. }, _) => {
-                "say spec.boot.path, if it boots at all: `refvals image` shows what is in it".to_owned()
-            }
-            (Error::Reference { .. }, _) => "correct the object".to_owned(),
-            _ => error.advice(),
+            _ => images::advice(error),
         };
         Self {
             image: image.to_owned(),

@@ -67,6 +67,7 @@ impl Group<'_> {
         let (platforms, read) = self.platforms()?;
         let first = self.members.keys().next().map_or("", |name| name.as_str());
         let cosign = self.registries.cosign_key.as_ref();
+        let cosign = (cosign, "spec.registries.cosignKey of the cluster");
         let cosign = self.material.entry(first, cosign, "cosign.pub")?;
         let inputs = self.inputs(&read, cosign.as_ref());
         if self
@@ -163,10 +164,14 @@ impl Group<'_> {
         cosign: Option<(Given, String)>,
     ) -> Result<Member, Problem> {
         let own = wanted.object.spec.pull_secret.as_deref();
-        let secret = own.or(self.registries.pull_secret.as_deref());
-        let ca = self
-            .material
-            .entry(name, self.registries.ca.as_ref(), "ca.crt")?;
+        let usual = self.registries.pull_secret.as_deref();
+        let secret = match own {
+            Some(own) => Some((own, "spec.pullSecret of the image")),
+            None => usual.map(|usual| (usual, "spec.registries.pullSecret of the cluster")),
+        };
+        let ca = self.registries.ca.as_ref();
+        let ca = (ca, "spec.registries.ca of the cluster");
+        let ca = self.material.entry(name, ca, "ca.crt")?;
         let options = source::Options {
             choice: choice(&boot),
             access: source::Access {
@@ -183,7 +188,8 @@ impl Group<'_> {
         let facts = source::from_registry(&wanted.reference, &options, &mut |_, _| {});
         Ok(Member {
             name: name.to_owned(),
-            facts: facts.map_err(|error| Problem::of(name, &error, secret))?,
+            facts: facts
+                .map_err(|error| Problem::of(name, &error, secret.map(|(secret, _)| secret)))?,
             boot,
             updates_from: wanted.updates_from.clone(),
         })

@@ -2,7 +2,7 @@
 
 //! What is due when, which images are computed for which platforms, and which of what was computed counts.
 
-use super::desk::{Again, Desk, LONGEST, Order, SHORTEST, Wish, mention};
+use super::desk::{Again, Desk, LONGEST, Order, SHORTEST, Wish};
 use super::problem::Problem;
 use crate::controllers::inventory::{Dirty, Inventory};
 use crate::testing;
@@ -152,12 +152,11 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
         wish: Wish::of(inventory),
         again,
     };
-    let names =
-        |due: Option<(String, BTreeSet<String>)>| due.map(|(_, names)| Vec::from_iter(names));
+    let names = |due: Option<BTreeSet<String>>| due.map(Vec::from_iter);
     desk.take(order(&inventory, Again::Nothing));
     for _ in 0..2 {
-        let (key, _) = desk.due(now).unwrap();
-        desk.ended(key, Ok(()), now);
+        let due = desk.due(now).unwrap();
+        desk.ended(&due, Ok(()), now);
     }
     assert_eq!(names(desk.due(now)), None);
     desk.take(order(&inventory, Again::Nothing));
@@ -175,8 +174,8 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
     let mut waited = Vec::new();
     let mut at = now;
     for _ in 0..9 {
-        let (key, _) = desk.due(at).unwrap();
-        desk.ended(key, Err(true), at);
+        let due = desk.due(at).unwrap();
+        desk.ended(&due, Err(true), at);
         assert_eq!(names(desk.due(at)), None);
         let next = desk.next().unwrap();
         waited.push(next - at);
@@ -185,8 +184,8 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
     assert_eq!(waited[..3], [SHORTEST, SHORTEST * 2, SHORTEST * 4]);
     assert!(waited.iter().all(|wait| *wait <= LONGEST) && waited[8] == LONGEST);
     // What will not pass by itself is not tried in vain, unless somebody has corrected something.
-    let (key, _) = desk.due(at).unwrap();
-    desk.ended(key, Err(false), at);
+    let due = desk.due(at).unwrap();
+    desk.ended(&due, Err(false), at);
     assert_eq!(desk.next().unwrap() - at, LONGEST);
     desk.take(order(&inventory, Again::Settled));
     assert_eq!(names(desk.due(at)), Some(vec!["c".to_owned()]));
@@ -196,14 +195,61 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
         Some(vec!["a".to_owned(), "b".to_owned()])
     );
     // Its status is not what it is computed from.
-    let (key, _) = desk.due(at).unwrap();
-    desk.ended(key, Ok(()), at);
+    let due = desk.due(at).unwrap();
+    desk.ended(&due, Ok(()), at);
     set(&mut inventory, "a", own, computed('a', json!([])));
     desk.take(order(&inventory, Again::Nothing));
     assert_eq!(
         names(desk.due(at + Duration::from_secs(1))),
         Some(vec!["c".to_owned()])
     );
+}
+
+/// What it was computed for is no longer there, whatever its name says.
+#[test]
+fn what_is_settled_is_due_again_when_it_is_something_else() {
+    let registries =
+        |mirror: &str| json!({"platforms": ["profile:usual"], "registries": {"mirrors": [mirror]}});
+    let mut inventory = cluster(registries("a=b"));
+    let [a, b] = ['a', 'b'].map(|digit| json!({"image": image(digit)}));
+    set(&mut inventory, "a", a.clone(), json!({}));
+    set(&mut inventory, "b", b.clone(), json!({}));
+    let (mut desk, now) = (Desk::default(), Instant::now());
+    let mut due = |inventory: &Inventory| {
+        let wish = Wish::of(inventory);
+        let again = Again::Nothing;
+        desk.take(Order { wish, again });
+        let mut all = Vec::new();
+        while let Some(names) = desk.due(now) {
+            desk.ended(&names, Ok(()), now);
+            all.push(Vec::from_iter(names).join("+"));
+        }
+        all
+    };
+    assert_eq!(due(&inventory), ["a", "b"]);
+    assert_eq!(due(&inventory), [""; 0]);
+    // Deleted and made anew with the same text.
+    let mut again = object("ApprovedImage", "a", a.clone(), json!({}));
+    again["metadata"]["uid"] = "other".into();
+    let again = serde_json::from_value(again).unwrap();
+    inventory.set_image("a", Some(again), &mut Dirty::default());
+    assert_eq!(due(&inventory), ["a"]);
+    // Registries are everybody's, and so are the usual platforms.
+    set_cluster(&mut inventory, registries("a=c"));
+    assert_eq!(due(&inventory), ["a", "b"]);
+    let mut spec = registries("a=c");
+    spec["platforms"] = json!(["profile:other"]);
+    set_cluster(&mut inventory, spec);
+    assert_eq!(due(&inventory), ["a", "b"]);
+    // Connected and parted.
+    let mut updated = b.clone();
+    updated["updatesFrom"] = json!(["a"]);
+    set(&mut inventory, "b", updated, json!({}));
+    assert_eq!(due(&inventory), ["a+b"]);
+    set(&mut inventory, "b", b, json!({}));
+    assert_eq!(due(&inventory), ["a", "b"]);
+    inventory.set_image("b", None, &mut Dirty::default());
+    assert_eq!(due(&inventory), [""; 0]);
 }
 
 #[test]
@@ -215,12 +261,23 @@ fn what_images_are_computed_from_is_known_by_name() {
     let spec =
         json!({"image": image('a'), "pullSecret": "own", "platforms": ["configmap:firmware"]});
     set(&mut inventory, "a", spec, json!({}));
+    let concerns = |inventory: &Inventory, name| {
+        let mut dirty = Dirty::default();
+        let concerns = inventory.content_changed(name, &mut dirty);
+        assert!(dirty.is_empty(), "no plan has to do with it");
+        concerns
+    };
     for name in ["pull", "ca", "cosign", "later", "own", "firmware"] {
-        assert!(mention(&inventory, name), "{name}");
+        assert!(concerns(&inventory, name), "{name}");
     }
     for name in ["profile", "entry", "x", "a"] {
-        assert!(!mention(&inventory, name), "{name}");
+        assert!(!concerns(&inventory, name), "{name}");
     }
+    let spec = json!({"image": image('a'), "platforms": ["configmap:firmware"]});
+    set(&mut inventory, "a", spec, json!({}));
+    assert!(concerns(&inventory, "firmware") && !concerns(&inventory, "own"));
+    inventory.set_image("a", None, &mut Dirty::default());
+    assert!(!concerns(&inventory, "firmware") && concerns(&inventory, "pull"));
 }
 
 #[test]
@@ -243,7 +300,16 @@ fn a_problem_says_whose_turn_it_is_and_what_to_do() {
         expected: "a".to_owned(),
         found: "b".to_owned(),
     };
+    let reference = Error::Reference {
+        got: "x".to_owned(),
+        expected: "y",
+    };
+    let route = Error::NoRoute {
+        image: "os".to_owned(),
+    };
     for (error, secret, reason, says, may_pass) in [
+        (reference, None, "InvalidSpec", "correct the object", false),
+        (route, None, "NotPredictable", "say spec.boot.path", false),
         (
             refused(401),
             Some("s"),

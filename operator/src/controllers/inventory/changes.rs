@@ -6,7 +6,7 @@
 use super::index::shards_of;
 use super::{Dirty, Entry, Image, Inventory, Parsed};
 use crate::controllers::status::FINALIZER;
-use crate::controllers::{api, parse};
+use crate::controllers::{api, images, parse};
 use kube::ResourceExt as _;
 use std::collections::BTreeSet;
 
@@ -53,6 +53,15 @@ impl Inventory {
     ) -> BTreeSet<String> {
         let approved = self.approves();
         let before = self.images.remove(name);
+        for source in before
+            .iter()
+            .flat_map(|old| images::sources(&old.object.spec))
+        {
+            self.images_with.remove(&source.to_owned(), name);
+        }
+        for source in object.iter().flat_map(|new| images::sources(&new.spec)) {
+            self.images_with.insert(&source.to_owned(), name);
+        }
         if let Some(object) = object {
             let boots = match &before {
                 Some(before) => before.boots.clone(),
@@ -150,10 +159,13 @@ impl Inventory {
     }
 
     /// Something that objects may name appeared, changed or went: a Secret or a ConfigMap. Whoever gets of it is planned
-    /// again.
-    pub fn content_changed(&self, name: &str, dirty: &mut Dirty) {
+    /// again. Returns whether images are computed from it.
+    pub fn content_changed(&self, name: &str, dirty: &mut Dirty) -> bool {
+        let key = name.to_owned();
+        let mut is_of_images = self.images_with.of(&key).next().is_some();
         for cluster in self.clusters.values() {
             let spec = &cluster.spec;
+            is_of_images |= images::usual_sources(spec).any(|source| source == name);
             let ignition = spec.ignition.iter().map(|ignition| &ignition.secret);
             let runtime = spec.runtime.iter().map(|runtime| &runtime.secret);
             dirty.all |= ignition.chain(runtime).any(|secret| secret == name);
@@ -165,9 +177,10 @@ impl Inventory {
                 .flatten()
                 .any(|secret| secret == name);
         }
-        for machine in self.machines_with.of(&name.to_owned()) {
+        for machine in self.machines_with.of(&key) {
             self.mark(machine, dirty);
         }
+        is_of_images
     }
 
     /// A key appeared, changed or went.

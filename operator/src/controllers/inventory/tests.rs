@@ -184,7 +184,7 @@ fn a_secret_concerns_those_that_name_it() {
     inventory.set_cluster("cluster", Some(everybodys), &mut Dirty::default());
     let concerned = |inventory: &Inventory, name| {
         let mut dirty = Dirty::default();
-        inventory.content_changed(name, &mut dirty);
+        assert!(!inventory.content_changed(name, &mut dirty));
         let machines: Vec<String> = dirty.machines.iter().cloned().collect();
         (machines, dirty.all, dirty.deployed)
     };

@@ -3,7 +3,7 @@
 //! What the watches saw, into the inventory; nothing is decided here.
 
 use super::Worker;
-use crate::controllers::images::{self, Again};
+use crate::controllers::images::Again;
 use crate::controllers::log;
 use crate::controllers::watch::{Change, Seen};
 use std::collections::BTreeSet;
@@ -73,8 +73,7 @@ impl Worker {
             }
             Seen::Deployed => dirty.deployed = true,
             Seen::Content(name) => {
-                inventory.content_changed(&name, dirty);
-                if images::mention(inventory, &name) {
+                if inventory.content_changed(&name, dirty) {
                     self.look_through(Again::Everything);
                 }
             }

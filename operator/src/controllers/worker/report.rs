@@ -286,8 +286,18 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
         ..Verdict::default()
     };
     match parsed.machine.state {
-        State::Held => return verdict(Phase::Held, None),
-        State::Revoked => return verdict(Phase::Revoked, None),
+        State::Held => {
+            let why = format!(
+                "spec.state is held, so it gets nothing: approved lets it in; `sheepfold-operator register --approve \
+                 {node}` also holds another key of its TPM"
+            );
+            return verdict(Phase::Held, Some(why));
+        }
+        State::Revoked => {
+            let why =
+                "spec.state is revoked: its secrets are deleted, and its disks stay shut for good";
+            return verdict(Phase::Revoked, Some(why.to_owned()));
+        }
         State::Approved => {}
     }
     if let Some(why) = findings.refusals.get(node) {
@@ -308,7 +318,10 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
                     .to_owned(),
             ),
         ),
-        (false, _, _) => verdict(Phase::Registered, None),
+        (false, _, _) => verdict(
+            Phase::Registered,
+            Some("its secrets are not in the KBS yet: look at the condition Ready of the cluster".to_owned()),
+        ),
         _ if !approves => verdict(
             Phase::Registered,
             Some(

@@ -76,20 +76,26 @@ pub(super) fn add(
     }
     let age = Timestamp::now().as_second().saturating_sub(at.as_second());
     let most = cluster.object.spec.stale_after_days;
-    (verdict.phase, verdict.reason) = match (&verdict.image, most) {
-        (None, _) => (
-            Phase::Stale,
-            Some(
-                "the boot that it last showed is not approved: unless it boots another one, it is refused"
-                    .to_owned(),
-            ),
-        ),
-        (_, Some(days)) if age > days.saturating_mul(DAY) => (
-            Phase::Stale,
-            Some(format!("its TPM has shown nothing for more than {days} days")),
-        ),
-        _ => (Phase::Unlocked, None),
+    let stale = match (&verdict.image, most) {
+        (None, _) => {
+            "the boot that it last showed is not approved, so the next one like it is refused: approve that boot, or \
+             have the machine boot one that is approved"
+                .to_owned()
+        }
+        (_, Some(days)) if age > days.saturating_mul(DAY) => {
+            format!("its TPM has shown nothing for more than {days} days")
+        }
+        _ => {
+            // What else is wrong with it still is.
+            verdict.phase = Phase::Unlocked;
+            return;
+        }
     };
+    verdict.phase = Phase::Stale;
+    verdict.reason = Some(match verdict.reason.take() {
+        Some(remark) => format!("{stale}; {remark}"),
+        None => stale,
+    });
 }
 
 /// Which machines a change of an image can concern, so that it does not concern all.
@@ -126,7 +132,71 @@ const DAY: i64 = 24 * 60 * 60;
 
 #[cfg(test)]
 mod tests {
-    use super::Pictures;
+    use super::{Pictures, Seen, Sighting, Verdict, add};
+    use crate::controllers::api::Phase;
+    use crate::controllers::inventory::{Dirty, Inventory};
+    use serde_json::json;
+
+    /// How a machine stands that was seen `at`, in a boot that is approved or in another one.
+    fn stands(phase: Phase, remark: Option<&str>, at: u64, is_approved: bool) -> Verdict {
+        let object = |kind: &str, spec: serde_json::Value| {
+            json!({
+                "apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
+                "metadata": {"name": "x", "uid": "x"}, "spec": spec,
+            })
+        };
+        let mut inventory = Inventory::default();
+        let cluster = object("TrustedExecutionCluster", json!({"staleAfterDays": 1}));
+        let cluster = serde_json::from_value(cluster).unwrap();
+        inventory.set_cluster("x", Some(cluster), &mut Dirty::default());
+        let (zero, other) = ("00".repeat(32), "01".repeat(32));
+        let four = if is_approved { &zero } else { &other };
+        let tuples = json!([{"pcr04": four, "pcr07": zero, "pcr14": zero}]);
+        let image = object(
+            "ApprovedImage",
+            json!({"referenceValues": {"bootTuples": tuples}}),
+        );
+        let image = serde_json::from_value(image).unwrap();
+        inventory.set_image("os", Some(image), &mut Dirty::default());
+        let mut verdict = Verdict {
+            phase,
+            reason: remark.map(str::to_owned),
+            ..Verdict::default()
+        };
+        let seen = Seen {
+            enrolled: None,
+            unlocked: Sighting::parse(&json!({"at": at, "order": [1, 1], "pcrs": {}}).to_string()),
+        };
+        let cluster = inventory.cluster().unwrap().unwrap();
+        add(&mut verdict, Some(&seen), &inventory, &cluster);
+        verdict
+    }
+
+    #[test]
+    fn what_else_is_wrong_is_not_forgotten() {
+        let now = k8s_openapi::jiff::Timestamp::now().as_second();
+        let now = u64::try_from(now).unwrap();
+        let remark = Some("there is no Secret");
+        let fresh = stands(Phase::Served, remark, now, true);
+        assert_eq!(
+            (fresh.phase, fresh.reason.as_deref(), fresh.image.as_deref()),
+            (Phase::Unlocked, remark, Some("os"))
+        );
+        let fine = stands(Phase::Served, None, now, true);
+        assert_eq!((fine.phase, fine.reason), (Phase::Unlocked, None));
+        let old = stands(Phase::Served, remark, 0, true);
+        let says = "its TPM has shown nothing for more than 1 days; there is no Secret";
+        assert_eq!(
+            (old.phase, old.reason.as_deref()),
+            (Phase::Stale, Some(says))
+        );
+        let other = stands(Phase::Served, None, now, false);
+        assert_eq!((other.phase, other.image), (Phase::Stale, None));
+        assert!(other.reason.unwrap().contains("approve that boot"));
+        // Whoever is not served is nothing else for having been seen.
+        let held = stands(Phase::Held, remark, now, true);
+        assert_eq!((held.phase, held.reason.as_deref()), (Phase::Held, remark));
+    }
 
     #[test]
     fn a_change_of_an_image_concerns_those_that_booted_it_and_those_without_one() {

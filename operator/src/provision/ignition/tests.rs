@@ -77,6 +77,37 @@ fn what_a_volume_may_say() {
 }
 
 #[test]
+fn a_volume_may_have_authenticated_sectors() {
+    let mut all = root();
+    for (word, cipher) in [
+        ("hmac-sha256", "aes-xts-plain64"),
+        ("aead", "aes-gcm-random"),
+    ] {
+        all[0]["integrity"] = word.into();
+        let made = config(PLAIN, &all).unwrap();
+        let made: Value = serde_json::from_slice(made.text().expose()).unwrap();
+        let source = made["ignition"]["config"]["merge"][0]["source"].as_str();
+        let fragment = STANDARD.decode(source.unwrap().rsplit(',').next().unwrap());
+        let fragment: Value = serde_json::from_slice(&fragment.unwrap()).unwrap();
+        let options = fragment["storage"]["luks"][0]["options"]
+            .as_array()
+            .unwrap();
+        for expected in [word, cipher] {
+            assert!(options.contains(&expected.into()), "{options:?}");
+        }
+    }
+    all[0]["discard"] = true.into();
+    let error = config(PLAIN, &all).unwrap_err();
+    assert!(
+        error.contains("discard does not go with integrity aead; leave discard out"),
+        "{error}"
+    );
+    all[0]["integrity"] = "crc32c".into();
+    let error = serde_json::from_value::<Vec<Luks>>(all).unwrap_err();
+    assert!(error.to_string().contains("hmac-sha256"), "{error}");
+}
+
+#[test]
 fn what_a_node_would_refuse_is_refused_here() {
     let replace = r#"{"source": "data:,%7B%22ignition%22:%7B%22version%22:%223.4.0%22%7D%7D"}"#;
     let old = PLAIN.replace("3.4.0", "3.1.0");

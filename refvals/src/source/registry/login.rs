@@ -39,7 +39,7 @@ impl Login {
         host: &str,
         repository: &str,
     ) -> Result<Option<Self>, Error> {
-        let usual = || usual_file().map(Given::File);
+        let usual = || usual_file().map(Given::from);
         let Some(file) = file.cloned().or_else(usual) else {
             return Ok(None);
         };
@@ -150,7 +150,7 @@ mod tests {
         let text = r#"{"auths": {"quay.io": {"auth": "YTpi"}, "quay.io/team": {"auth": "Yzpk"}, "other.io": {}}}"#;
         std::fs::write(&file, text).unwrap();
         let find = |host: &str, repository: &str| {
-            Login::find(Some(&Given::File(file.clone())), host, repository)
+            Login::find(Some(&Given::from(file.clone())), host, repository)
                 .unwrap()
                 .map(|login| login.basic())
         };
@@ -160,7 +160,7 @@ mod tests {
         assert_eq!(find("quay.io.evil", "os"), None);
         assert_eq!(find("other.io", "os"), None);
         std::fs::write(&file, "secret").unwrap();
-        let error = Login::find(Some(&Given::File(file)), "quay.io", "os")
+        let error = Login::find(Some(&Given::from(file)), "quay.io", "os")
             .err()
             .unwrap()
             .to_string();
