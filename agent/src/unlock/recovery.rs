@@ -47,7 +47,7 @@ pub fn ensure_recovery(
     let Some(secret) = source.recovery(&opened.path)? else {
         return Ok(Recovery::NotKept);
     };
-    let id = b64u::encode(&Cek::new(secret.key()).id());
+    let id = b64u::encode(Cek::new(secret.key()).id());
     let (present, stale): (Vec<Slot>, Vec<Slot>) = slots(&mut luks)
         .into_iter()
         .partition(|slot| slot.passphrase == id);
