@@ -99,7 +99,8 @@ impl Blame for KbsError {
             Self::Held { outcome, .. } => {
                 format!(
                     "find out why this machine has a new attestation key; if it may, the registrar's \
-                     administrator runs `sheepfold-operator register --config FILE --approve {}`",
+                     administrator runs `sheepfold-operator register --approve {}` (with --config FILE outside of a \
+                     cluster)",
                     outcome.node_id
                 )
             }
