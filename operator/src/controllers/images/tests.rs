@@ -2,6 +2,8 @@
 
 //! What is due when, which images are computed for which platforms, and which of what was computed counts.
 
+mod scans;
+
 use super::desk::{Again, Desk, LONGEST, Order, SHORTEST, Wish, mention};
 use super::problem::Problem;
 use crate::controllers::inventory::{Dirty, Inventory};
@@ -204,6 +206,39 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
         names(desk.due(at + Duration::from_secs(1))),
         Some(vec!["c".to_owned()])
     );
+}
+
+#[test]
+fn what_a_scan_depends_on_makes_it_due() {
+    let mut inventory = cluster(json!({"platforms": ["profile:usual"]}));
+    let spec = json!({"image": image('a')});
+    set(&mut inventory, "a", spec.clone(), json!({}));
+    let (mut desk, now) = (Desk::default(), Instant::now());
+    let mut is_due = |inventory: &Inventory| {
+        let (wish, again) = (Wish::of(inventory), Again::Nothing);
+        desk.take(Order { wish, again });
+        let due = desk.due(now);
+        let is_due = due.is_some();
+        due.into_iter()
+            .for_each(|(key, _)| desk.ended(key, Ok(()), now));
+        is_due
+    };
+    assert!(is_due(&inventory));
+    assert!(!is_due(&inventory));
+    set_cluster(&mut inventory, json!({"platforms": ["profile:other"]}));
+    assert!(is_due(&inventory), "the usual platforms");
+    let registries = json!({"pullSecret": "s"});
+    set_cluster(
+        &mut inventory,
+        json!({"platforms": ["profile:other"], "registries": registries}),
+    );
+    assert!(is_due(&inventory), "how to reach it");
+    let mut anew = object("ApprovedImage", "a", spec, json!({}));
+    anew["metadata"]["uid"] = json!("another");
+    let anew = serde_json::from_value(anew).unwrap();
+    inventory.set_image("a", Some(anew), &mut Dirty::default());
+    assert!(is_due(&inventory), "another object of its name");
+    assert!(!is_due(&inventory));
 }
 
 #[test]

@@ -125,24 +125,4 @@ impl Pictures {
 const DAY: i64 = 24 * 60 * 60;
 
 #[cfg(test)]
-mod tests {
-    use super::Pictures;
-
-    #[test]
-    fn a_change_of_an_image_concerns_those_that_booted_it_and_those_without_one() {
-        let mut pictures = Pictures::default();
-        pictures.set("a", Some(Some("os-1".to_owned())));
-        pictures.set("b", Some(Some("os-2".to_owned())));
-        pictures.set("c", Some(None));
-        pictures.set("d", None);
-        let concerned = |pictures: &Pictures, image| -> Vec<String> {
-            pictures.concerned(image).cloned().collect()
-        };
-        assert_eq!(concerned(&pictures, "os-1"), ["a", "c"]);
-        pictures.set("a", Some(Some("os-2".to_owned())));
-        assert_eq!(concerned(&pictures, "os-1"), ["c"]);
-        assert_eq!(concerned(&pictures, "os-2"), ["a", "b", "c"]);
-        pictures.set("c", None);
-        assert!(concerned(&pictures, "os-1").is_empty());
-    }
-}
+mod tests;
