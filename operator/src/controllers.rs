@@ -36,6 +36,8 @@ pub mod record;
 pub mod secrets;
 pub mod show;
 pub mod status;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod watch;
 pub mod worker;
 

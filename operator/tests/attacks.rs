@@ -887,6 +887,17 @@ fn a_flood_fills_its_own_share_only() {
         assert_eq!(begins(&world), RefusalKind::Request);
     }
     assert_eq!(begins(&world), RefusalKind::TooManyRequests);
+    let says = |world: &World| {
+        world
+            .registrar
+            .volumes(source(7), b"{", world.now)
+            .unwrap_err()
+            .error
+    };
+    for _ in 0..5 {
+        assert_eq!(says(&world), RefusalKind::Request);
+    }
+    assert_eq!(says(&world), RefusalKind::TooManyRequests);
 }
 
 #[test]

@@ -36,6 +36,10 @@ struct Service {
 
 impl Service {
     fn start(world: &World, limits: &Limits) -> Self {
+        Self::with(world, limits, |server| server)
+    }
+
+    fn with(world: &World, limits: &Limits, change: fn(Server) -> Server) -> Self {
         let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let ca = certified.cert.pem();
         let tls = Tls {
@@ -51,7 +55,7 @@ impl Service {
         let bound = Server::bind(address, &tls, Arc::clone(&world.registrar), None, limits);
         let server = runtime.block_on(bound).unwrap();
         let port = server.address().unwrap().port();
-        runtime.spawn(server.serve());
+        runtime.spawn(change(server).serve());
         Self {
             _runtime: runtime,
             port,
@@ -234,4 +238,20 @@ fn strangers_who_say_too_much_or_nothing_are_let_go() {
     assert_eq!(silent.read(&mut [0]).unwrap(), 0, "closed");
     assert_eq!(rest(half), "");
     assert_eq!(world.audit().len(), 0);
+}
+
+#[test]
+fn strangers_who_ask_for_ever_are_let_go() {
+    let world = World::new(Identity::TrustOnFirstUse);
+    let short = |server: Server| server.within(Duration::from_millis(500));
+    let service = Service::with(&world, &Limits::default(), short);
+    let mut stream = service.connect();
+    // Each head comes in time, so nothing else ends this.
+    let answered = (0..1000).take_while(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        asked.is_ok() && stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0)
+    });
+    let answered = answered.count();
+    assert!((1..1000).contains(&answered), "{answered} answers");
 }

@@ -156,3 +156,6 @@ pub fn runtime(
 
 /// On an AttestationKey or a Machine: what its node said of its volumes, as a JSON list of signed records.
 pub const RECORDS: &str = "trusted-execution-clusters.io/volume-records";
+
+#[cfg(test)]
+mod tests;

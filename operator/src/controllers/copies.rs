@@ -141,3 +141,6 @@ const FEW: usize = 32;
 const PAGE: u32 = 250;
 const NODE: &str = "trusted-execution-clusters.io/node";
 const TYPE: &str = "trusted-execution-clusters.io/machine-secrets";
+
+#[cfg(test)]
+mod tests;

@@ -217,3 +217,6 @@ fn available(deployment: &Deployment) -> Result<(), String> {
 
 /// Whose fields the objects' are.
 const MANAGER: &str = "sheepfold-operator-trustee";
+
+#[cfg(test)]
+mod tests;

@@ -18,6 +18,7 @@ use super::api::TrustedExecutionCluster;
 use super::record::Record;
 use super::{Error, connect};
 use crate::provision::Run;
+use crate::provision::record::State;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
@@ -83,7 +84,7 @@ pub fn hand_over(run: &mut Run, namespace: Option<String>) -> Result<Done, Error
     }
     let objects = objects::of(&run.directory, run.record.state())?;
     done.images = objects.images.len();
-    to.adopt(&name, run)?;
+    to.adopt(&name, run.record.state())?;
     to.apply(&objects.secrets)?;
     to.apply(&objects.images)?;
     to.apply(&objects.machines)?;
@@ -116,11 +117,10 @@ impl Destination<'_> {
         Ok(found.items.first().map(kube::ResourceExt::name_any))
     }
 
-    fn adopt(&self, name: &str, run: &Run) -> Result<(), Error> {
+    fn adopt(&self, name: &str, state: &State) -> Result<(), Error> {
         let held = Arc::new(AtomicBool::new(true));
         let handle = self.runtime.handle().clone();
         let mut record = Record::load(self.client.clone(), &self.namespace, name, handle, held)?;
-        let state = run.record.state();
         if !record.may_become(&state.id) {
             return Err(Error::Cluster(format!(
                 "namespace {} has the record of another KBS (ConfigMaps sheepfold-record-{name}-*): delete them if that \
@@ -162,3 +162,6 @@ impl Destination<'_> {
 const MANAGER: &str = "sheepfold-bootstrap";
 const AT_ONCE: usize = 16;
 const NOT_FOUND: u16 = 404;
+
+#[cfg(test)]
+mod tests;

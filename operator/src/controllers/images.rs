@@ -152,8 +152,8 @@ impl Work {
             let is_news = scanned(&wanted.object).is_none_or(|one| !one.message.starts_with(&text));
             let kept =
                 computed(wanted).map_or("", |_| "; what was computed for it before stays approved");
-            let _ = self.say(wanted, None, (false, reason), &format!("{text}{kept}"));
-            if is_news {
+            let is_said = self.say(wanted, None, (false, reason), &format!("{text}{kept}"));
+            if is_news && is_said.is_ok() {
                 log(format_args!("image {name}: {text}"));
                 self.writer.say(&wanted.object, true, reason, &text);
             }

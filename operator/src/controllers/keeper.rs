@@ -113,19 +113,16 @@ impl Keeper {
         cluster: &Cluster<'_>,
         record: &mut Record,
     ) -> Result<Found, Error> {
-        match self.owner(record)? {
-            Owner::Us => {
-                return record
-                    .set_stamped()
-                    .map(|()| Found::Ours)
-                    .map_err(Into::into);
-            }
-            Owner::Another => return Err(self.managed()),
-            Owner::Nobody => {}
+        let mut owner = self.owner(record)?;
+        if owner == Owner::Nobody {
+            self.connect(cluster)?;
+            owner = self.owner(record)?;
         }
-        self.connect(cluster)?;
-        match self.owner(record)? {
-            Owner::Us => return Ok(Found::Ours),
+        match owner {
+            Owner::Us => {
+                record.set_stamped()?;
+                return Ok(Found::Ours);
+            }
             Owner::Another => return Err(self.managed()),
             Owner::Nobody => {}
         }
@@ -213,3 +210,6 @@ impl Keeper {
 
 /// Reference values compared in one go.
 const SHARE: usize = 64;
+
+#[cfg(test)]
+mod tests;

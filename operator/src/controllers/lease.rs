@@ -155,3 +155,6 @@ fn is_conflict(error: &Error) -> bool {
 
 pub(super) const NAME: &str = "sheepfold-operator";
 const CONFLICT: u16 = 409;
+
+#[cfg(test)]
+mod tests;

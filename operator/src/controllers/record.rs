@@ -272,3 +272,6 @@ impl Record {
 /// On everything of a record: the cluster.
 pub(super) const LABEL: &str = "trusted-execution-clusters.io/record";
 pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+
+#[cfg(test)]
+mod tests;

@@ -168,3 +168,6 @@ pub fn state(node: &NodeName, volumes: impl Iterator<Item = Tag>, record: &Recor
         (rotating || counters.rotating, lost || counters.lost)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -219,3 +219,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 const SHORTEST: Duration = Duration::from_millis(250);
 /// 250 ms, doubled so often: 8 s. A KBS that comes back is looked after within ten.
 const LONGEST_SHIFT: u32 = 5;
+
+#[cfg(test)]
+mod tests;

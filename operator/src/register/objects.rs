@@ -308,3 +308,6 @@ pub(super) const MACHINE: &str = "trusted-execution-clusters.io/machine";
 const NODE: &str = "trusted-execution-clusters.io/node";
 const TRIES: usize = 8;
 const PAGE: u32 = 500;
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,7 @@ pub struct Server {
     acceptor: TlsAcceptor,
     router: Router,
     desks: Desks,
+    most_time: Duration,
 }
 
 impl Server {
@@ -74,7 +75,14 @@ impl Server {
             acceptor,
             router: router(registrar, fragments),
             desks: Desks::new(limits),
+            most_time: CONNECTION_TIME,
         })
+    }
+
+    /// Ends each connection after this time, whatever it is used for, in place of two minutes.
+    #[must_use]
+    pub fn within(self, most_time: Duration) -> Self {
+        Self { most_time, ..self }
     }
 
     /// The address, with the port that the system chose for port 0.
@@ -94,9 +102,10 @@ impl Server {
                     // Nobody waits for a desk: who holds them all must not hold up the door as well.
                     if let Some(desk) = self.desks.take(source) {
                         let (acceptor, router) = (self.acceptor.clone(), self.router.clone());
+                        let most_time = self.most_time;
                         tokio::spawn(async move {
                             let served = serve_one(stream, acceptor, router, source);
-                            let _ = tokio::time::timeout(CONNECTION_TIME, served).await;
+                            let _ = tokio::time::timeout(most_time, served).await;
                             drop(desk);
                         });
                     }

@@ -114,6 +114,7 @@ fn a_tag_names_the_release_and_a_field_overrules_it() {
         ("kbs:built-in-as-v0.20.0", Version::V0_21),
         ("kbs@sha256:00", Version::V0_21),
         ("kbs:v0.20.1@sha256:00", Version::V0_20),
+        ("kbs:v0.20@sha256:00", Version::V0_20),
     ] {
         assert_eq!(
             wanted(json!({"trusteeImage": image})).version,

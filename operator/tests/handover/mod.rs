@@ -3,7 +3,7 @@
 //! The first node of a cluster: provisioned from outside, its disk bound and opened, then handed over to the operator
 //! inside. The disk does not notice.
 
-use crate::control_plane::{Place, eventually};
+use crate::control_plane::{Place, eventually, object};
 use crate::first_node::opens;
 use kbs_protocol::encoding::hex;
 use serde_json::{Value, json};
@@ -82,20 +82,24 @@ fn the_first_node_is_handed_over_with_its_disk() {
         assert!(before[&beside.replace("{node}", &node)].is_string());
     }
 
-    // Somebody else's namespace is not taken over.
+    // Somebody else's namespace is not taken over, whatever its cluster is called.
     let hand_over = ["bootstrap", "--hand-over", "--namespace", &place.namespace];
-    let other = Place::new().unwrap();
+    let (other, same) = (Place::new().unwrap(), Place::new().unwrap());
     other.cluster(json!({}));
-    let refused = run(&["bootstrap", "--hand-over", "--namespace", &other.namespace]);
-    assert_eq!(refused.code, Some(10), "{refused}");
-    assert!(
-        refused
-            .err()
-            .contains("has a TrustedExecutionCluster cluster already"),
-        "{refused}"
-    );
+    same.apply(&object("TrustedExecutionCluster", "first", json!({})));
+    let refuse = |namespace: &str, why: &str| {
+        let refused = run(&["bootstrap", "--hand-over", "--namespace", namespace]);
+        assert_eq!(refused.code, Some(10), "{refused}");
+        assert!(refused.err().contains(why), "{refused}");
+    };
+    for (namespace, name) in [(&other.namespace, "cluster"), (&same.namespace, "first")] {
+        let why = format!("has a TrustedExecutionCluster {name} already");
+        refuse(namespace, &why);
+    }
 
     run(&hand_over).success().unwrap();
+    let why = format!("handed over to {}/first before", place.namespace);
+    refuse(&other.namespace, &why);
     // The directory is done with.
     for arguments in [&["provision"][..], &["bootstrap"]] {
         let refused = run(arguments);

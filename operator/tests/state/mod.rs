@@ -14,6 +14,7 @@ use sheepfold_operator::register::objects::ObjectRegistry;
 use sheepfold_operator::register::registry::{NewKey, Registry as _};
 use sheepfold_operator::register::sighting::{ANNOTATION, Sighting};
 use sheepfold_tests::scan::Scanner;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 fn text(bytes: &[u8]) -> String {
@@ -212,6 +213,10 @@ fn what_is_gathered_tells_everything_but_secrets() {
     assert!(done.status.success(), "{}", text(&done.stderr));
     let leaks = scanner.directory(&to, &[]).unwrap();
     assert!(leaks.is_empty(), "{leaks:?}");
+    for (path, mode) in [(to.clone(), 0o700), (to.join("record.json"), 0o600)] {
+        let found = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{}", path.display());
+    }
     let read = |file: &str| std::fs::read_to_string(to.join(file)).unwrap();
     assert!(read("machines.json").contains(&a.node()));
     assert!(read("record.json").contains("sheepfold-record-cluster-main"));

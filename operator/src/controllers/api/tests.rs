@@ -254,6 +254,14 @@ fn the_operator_enforces_the_same_rules() {
             "must carry a digest",
         ),
         (
+            json!({"image": digest.replace('a', "A"), "referenceValues": {}}),
+            "must carry a digest",
+        ),
+        (
+            json!({"image": format!("{digest}a"), "referenceValues": {}}),
+            "must carry a digest",
+        ),
+        (
             json!({"image": digest, "reference": "x"}),
             "two names of one field",
         ),
@@ -324,4 +332,82 @@ fn the_operator_enforces_the_same_rules() {
         let found = inventory.machines()["a"].parsed.as_ref().unwrap_err();
         assert!(found.contains(why), "{spec}: {found}");
     }
+}
+
+#[test]
+fn the_operator_enforces_the_same_rules_between_objects() {
+    let object = |kind: &str, name: &str, spec: Value| {
+        json!({"apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
+            "metadata": {"name": name}, "spec": spec})
+    };
+    let [own, other] = [1, 2].map(|number| crate::testing::ak(number).to_string());
+    let id = crate::testing::node(1).to_string();
+    let by_key = json!({"attestationKey": own, "id": id});
+    let by_id = json!({"id": id});
+    let volumes = json!({"attestationKey": own, "volumes": ["ignition"]});
+    let secret = json!({"secret": "s"});
+    // A machine, its key's object, the cluster's config; and what is wrong with that, if anything.
+    for (machine, key, ignition, why) in [
+        (&by_key, Some(&own), None, None),
+        (
+            &by_key,
+            Some(&other),
+            None,
+            Some("its attestationKey is another one than that of AttestationKey k"),
+        ),
+        (&by_id, Some(&own), None, None),
+        (&by_id, Some(&other), None, Some("id says")),
+        (&volumes, None, None, None),
+        (
+            &volumes,
+            None,
+            Some(&secret),
+            Some("where its Ignition config lies"),
+        ),
+    ] {
+        let (mut inventory, mut dirty) = (Inventory::default(), Dirty::default());
+        let cluster = object(
+            "TrustedExecutionCluster",
+            "c",
+            json!({"ignition": ignition}),
+        );
+        let cluster = serde_json::from_value(cluster).unwrap();
+        inventory.set_cluster("c", Some(cluster), &mut dirty);
+        if let Some(key) = key {
+            let key = object("AttestationKey", "k", json!({"publicKey": key, "uuid": id}));
+            inventory.set_key("k", Some(serde_json::from_value(key).unwrap()), &mut dirty);
+        }
+        let object = serde_json::from_value(object("Machine", "a", machine.clone())).unwrap();
+        inventory.set_machine("a", Some(object), &mut dirty);
+        let found = inventory.machines()["a"].parsed.as_ref().err();
+        match why {
+            None => assert_eq!(found, None, "{machine}"),
+            Some(why) => assert!(found.unwrap().contains(why), "{machine}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_operator_enforces_the_same_rules_for_a_kbs() {
+    let key = json!({"secret": "kbs-admin"});
+    let access = |kbs: Value| {
+        let kbs = serde_json::from_value(kbs).unwrap();
+        let key = kbs_protocol::Secret::new(Vec::new());
+        crate::controllers::parse::access(&kbs, key)
+    };
+    let nobody = json!({"url": "https://kbs:8080", "adminKey": key});
+    let why = access(nobody).err().unwrap();
+    assert!(why.contains("ca is needed"), "{why}");
+    // That plain HTTP has to be allowed, `kbs_admin` says.
+    for insecure in [false, true] {
+        let plain = json!({"url": "http://kbs:8080", "adminKey": key, "insecureHttp": insecure});
+        let access = access(plain).unwrap();
+        assert_eq!(access.insecure_http, insecure);
+    }
+    let other = json!({"url": "https://kbs:8080", "ca": "pem", "adminKey": key, "issuer": "i", "role": "r"});
+    let access = access(other).unwrap();
+    assert_eq!(
+        (&*access.issuer, &*access.role, &*access.ca_pem),
+        ("i", "r", "pem")
+    );
 }

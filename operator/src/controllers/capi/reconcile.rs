@@ -37,21 +37,27 @@ impl Provider {
         if is_paused(config.annotations()) || config.metadata.deletion_timestamp.is_some() {
             return Ok(false);
         }
-        let owned = config.owner_references().iter().any(is_machine);
-        if owned {
+        let state = match config.owner_references().iter().any(is_machine) {
+            // An API server before 1.25 lets that through.
+            _ if !is_encrypted(&config) => {
+                let message = "spec.registrar must begin with https://";
+                (false, "InvalidSpec", message)
+            }
+            true => (true, "Available", ""),
+            false => {
+                let message = "no Machine of Cluster API owns it yet";
+                (false, "WaitingForMachine", message)
+            }
+        };
+        let (available, reason, message) = state;
+        if available {
             self.apply_secret(&config).await?;
         }
         let old = config.status.clone().unwrap_or_default();
         let mut conditions = Conditions::new(&old.conditions, config.metadata.generation);
-        match owned {
-            true => conditions.set("DataSecretAvailable", (true, "Available"), ""),
-            false => {
-                let message = "no Machine of Cluster API owns it yet";
-                conditions.set("DataSecretAvailable", (false, "WaitingForMachine"), message);
-            }
-        }
+        conditions.set("DataSecretAvailable", (available, reason), message);
         let mut status = json!({"conditions": conditions.0});
-        if let (true, Some(status)) = (owned, status.as_object_mut()) {
+        if let (true, Some(status)) = (available, status.as_object_mut()) {
             status.insert("dataSecretName".to_owned(), json!(secret_name(name)));
             status.insert(
                 "initialization".to_owned(),
@@ -68,7 +74,7 @@ impl Provider {
                 .patch_status(name, &params(), &Patch::Apply(&body))
                 .await?;
         }
-        // Its owner comes with an event.
+        // Its owner comes with an event, and so does a correction.
         Ok(true)
     }
 
@@ -186,9 +192,18 @@ fn is_machine(owner: &OwnerReference) -> bool {
     owner.kind == "Machine" && group == Some(GROUP)
 }
 
+/// What says which volumes are encrypted comes from a registrar that its certificate names.
+fn is_encrypted(config: &AttestedConfig) -> bool {
+    let registrar = config.spec.registrar.as_ref();
+    registrar.is_none_or(|registrar| registrar.starts_with("https://"))
+}
+
 fn is_paused(annotations: &std::collections::BTreeMap<String, String>) -> bool {
     annotations.contains_key(PAUSED)
 }
 
 const MANAGER: &str = "sheepfold-cluster-api";
 const PAUSED: &str = "cluster.x-k8s.io/paused";
+
+#[cfg(test)]
+mod tests;

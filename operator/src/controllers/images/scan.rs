@@ -87,16 +87,7 @@ impl Group<'_> {
         let computed = self.boots(members, &platforms).map_err(failed)?;
         let mut all = BTreeMap::new();
         for (name, (boots, remarks)) in computed {
-            if boots.len() > MOST_BOOTS {
-                let count = boots.len();
-                return Err(Problem::spec(
-                    &name,
-                    "TooMany",
-                    format!(
-                        "it has {count} boots, of at most {MOST_BOOTS}: name fewer platforms or fewer images in updatesFrom"
-                    ),
-                ));
-            }
+            fits(&name, boots.len())?;
             let label_differs = remarks.iter().any(|remark| remark.is_about_the_label);
             let wanted = self.members.get(&name);
             let digest = wanted.and_then(|wanted| parse::digest(&wanted.reference));
@@ -267,6 +258,17 @@ fn note(all: &mut Listed, remarks: Vec<Remark>) {
     }
 }
 
+/// Whether so many boots have room in the status of an image.
+fn fits(name: &str, count: usize) -> Result<(), Problem> {
+    if count <= MOST_BOOTS {
+        return Ok(());
+    }
+    let says = format!(
+        "it has {count} boots, of at most {MOST_BOOTS}: name fewer platforms or fewer images in updatesFrom"
+    );
+    Err(Problem::spec(name, "TooMany", says))
+}
+
 /// With the checks that files have.
 fn boot(name: &str, wanted: &Wanted) -> Result<Boot, Problem> {
     let stated = json!(wanted.object.spec.boot.clone().unwrap_or_default());
@@ -287,3 +289,15 @@ const COMPUTATION: u32 = 1;
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 /// Of one image: some 300 bytes each in its status, of the 1.5 MiB that an API server keeps.
 const MOST_BOOTS: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::{MOST_BOOTS, fits};
+
+    #[test]
+    fn a_status_has_room_for_so_many_boots() {
+        assert_eq!(fits("os", MOST_BOOTS), Ok(()));
+        let refused = fits("os", MOST_BOOTS.saturating_add(1)).unwrap_err();
+        assert_eq!((&*refused.image, refused.reason), ("os", "TooMany"));
+    }
+}

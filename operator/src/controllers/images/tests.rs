@@ -2,6 +2,8 @@
 
 //! What is due when, which images are computed for which platforms, and which of what was computed counts.
 
+mod scans;
+
 use super::desk::{Again, Desk, LONGEST, Order, SHORTEST, Wish};
 use super::problem::Problem;
 use crate::controllers::inventory::{Dirty, Inventory};

@@ -24,7 +24,10 @@ pub struct ListenError {
 }
 
 /// A port that is open and not yet served.
-pub struct Listener(TcpListener);
+pub struct Listener {
+    port: TcpListener,
+    most_time: Duration,
+}
 
 impl Listener {
     /// Opens the port.
@@ -32,10 +35,18 @@ impl Listener {
     /// # Errors
     /// It is taken, or not ours.
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
-        let listener = TcpListener::bind(address).await;
-        listener
-            .map(Self)
-            .map_err(|source| ListenError { address, source })
+        let port = TcpListener::bind(address).await;
+        let port = port.map_err(|source| ListenError { address, source })?;
+        Ok(Self {
+            port,
+            most_time: TIME,
+        })
+    }
+
+    /// Ends each connection after this time, in place of five minutes.
+    #[cfg(test)]
+    pub(super) fn within(self, most_time: Duration) -> Self {
+        Self { most_time, ..self }
     }
 
     /// The address, with the port that the system chose for port 0.
@@ -43,11 +54,11 @@ impl Listener {
     /// # Errors
     /// The system does not tell.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.port.local_addr()
     }
 
-    /// Answers until the task is dropped. Who holds all connections gets no more of them, and after some seconds
-    /// loses those.
+    /// Answers until the task is dropped. Who holds all connections gets no more of them, and loses those: after some
+    /// seconds of silence, and after some minutes in any case.
     pub async fn serve(self, metrics: Metrics) {
         let text = move || {
             let text = metrics.text();
@@ -56,14 +67,14 @@ impl Listener {
         let router = Router::new().route("/metrics", get(text));
         let desks = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
-            let Ok((stream, _)) = self.0.accept().await else {
+            let Ok((stream, _)) = self.port.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             if let Ok(desk) = Arc::clone(&desks).try_acquire_owned() {
-                let router = router.clone();
+                let (router, most_time) = (router.clone(), self.most_time);
                 tokio::spawn(async move {
-                    let _ = tokio::time::timeout(TIME, answer_on(stream, router)).await;
+                    let _ = tokio::time::timeout(most_time, answer_on(stream, router)).await;
                     drop(desk);
                 });
             }

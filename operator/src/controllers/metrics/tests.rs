@@ -210,3 +210,25 @@ fn who_holds_every_connection_gets_no_more_of_them() {
     });
     assert!(again, "there is room again");
 }
+
+#[test]
+fn who_asks_for_ever_is_let_go() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap());
+    let listener = runtime.block_on(listener).unwrap();
+    let address = listener.address().unwrap();
+    let short = listener.within(Duration::from_millis(500));
+    runtime.spawn(short.serve(Metrics::default()));
+    let mut stream = TcpStream::connect(address).unwrap();
+    let answered = (0..1000).take_while(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        let asked = stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n");
+        asked.is_ok() && stream.read(&mut [0; 4096]).is_ok_and(|length| length > 0)
+    });
+    let answered = answered.count();
+    assert!((1..1000).contains(&answered), "{answered} answers");
+}

@@ -2,8 +2,9 @@
 
 //! What a status says, and what an API server would refuse of it.
 
-use super::{Conditions, MESSAGE, Verdict, is_gone, key, machine};
+use super::{Conditions, FINALIZER, MESSAGE, NOTE, Verdict, Writer, is_gone, key, machine};
 use crate::controllers::api::{AttestationKey, Machine, Phase};
+use crate::controllers::testing::{NAMESPACE, Server};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::core::Status;
@@ -59,6 +60,27 @@ fn a_message_has_an_end() {
     let mut conditions = Conditions::new(&[], None);
     conditions.set("Long", (false, "Bad"), &"ä".repeat(40_000));
     assert_eq!(conditions.0[0].message, "ä".repeat(MESSAGE));
+    let server = Server::start();
+    let writer = Writer::new(&server.client, NAMESPACE, "one", server.runtime.handle());
+    let note = "ä".repeat(40_000);
+    writer.say(&object(json!({})), true, "Bad", &note);
+    let said = server.writes();
+    assert_eq!(said[0].body["note"], "ä".repeat(NOTE));
+}
+
+#[test]
+fn a_finalizer_is_that_of_one_object_and_not_of_another_one_of_its_name() {
+    let server = Server::start();
+    let writer = Writer::new(&server.client, NAMESPACE, "one", server.runtime.handle());
+    for (set, finalizers) in [(true, json!([FINALIZER])), (false, json!([]))] {
+        server.put(json!(object(json!({}))));
+        let objects = [("a".to_owned(), "1234".to_owned())];
+        writer.finalizer::<Machine>(&objects, set).unwrap();
+        let writes = server.writes();
+        let metadata = &writes[0].body["metadata"];
+        assert_eq!(metadata["uid"], "1234");
+        assert_eq!(metadata["finalizers"], finalizers);
+    }
 }
 
 #[test]

@@ -220,3 +220,6 @@ fn changing(plan: &Plan) -> BTreeSet<NodeName> {
 const REMOVE_MANY: &str = "trusted-execution-clusters.io/remove-many";
 /// Plans of more writes are worth a line in the log.
 const FEW: usize = 100;
+
+#[cfg(test)]
+mod tests;

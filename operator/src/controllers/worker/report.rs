@@ -336,3 +336,6 @@ fn judge(entry: &Entry, findings: &Findings, record: &Record, approves: bool) ->
         (true, _, false) => verdict(Phase::Served, remark()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -145,3 +145,6 @@ impl Worker {
         names
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//! What a machine last showed, beside what is approved now.
+
+use super::{Pictures, Seen, add};
+use crate::controllers::api::Phase;
+use crate::controllers::inventory::{Dirty, Inventory};
+use crate::controllers::parse;
+use crate::controllers::status::Verdict;
+use crate::register::sighting::Sighting;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use serde_json::json;
+
+#[test]
+fn a_change_of_an_image_concerns_those_that_booted_it_and_those_without_one() {
+    let mut pictures = Pictures::default();
+    pictures.set("a", Some(Some("os-1".to_owned())));
+    pictures.set("b", Some(Some("os-2".to_owned())));
+    pictures.set("c", Some(None));
+    pictures.set("d", None);
+    let concerned = |pictures: &Pictures, image| -> Vec<String> {
+        pictures.concerned(image).cloned().collect()
+    };
+    assert_eq!(concerned(&pictures, "os-1"), ["a", "c"]);
+    pictures.set("a", Some(Some("os-2".to_owned())));
+    assert_eq!(concerned(&pictures, "os-1"), ["c"]);
+    assert_eq!(concerned(&pictures, "os-2"), ["a", "b", "c"]);
+    pictures.set("c", None);
+    assert!(concerned(&pictures, "os-1").is_empty());
+}
+
+#[test]
+fn a_boot_that_was_shown_is_compared_with_what_is_approved_and_grows_old() {
+    let object = |kind: &str, name: &str, spec: serde_json::Value| {
+        json!({"apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
+            "metadata": {"name": name}, "spec": spec})
+    };
+    let (mut inventory, mut dirty) = (Inventory::default(), Dirty::default());
+    let cluster = object("TrustedExecutionCluster", "c", json!({"staleAfterDays": 2}));
+    inventory.set_cluster(
+        "c",
+        Some(serde_json::from_value(cluster).unwrap()),
+        &mut dirty,
+    );
+    let tuples = json!([crate::testing::boot_tuple(1)]);
+    let image = object(
+        "ApprovedImage",
+        "os",
+        json!({"referenceValues": {"bootTuples": tuples}}),
+    );
+    inventory.set_image(
+        "os",
+        Some(serde_json::from_value(image).unwrap()),
+        &mut dirty,
+    );
+    let wanted = parse::cluster(inventory.clusters().next().unwrap()).unwrap();
+    let enrolled = Time(Timestamp::from_second(1_500_000_000).unwrap());
+    let now = u64::try_from(Timestamp::now().as_second()).unwrap();
+    let days = |days: u64| now.saturating_sub(days.saturating_mul(86_400));
+    let sighting = |at: u64, boot: u32| {
+        let tuple = crate::testing::boot_tuple(boot);
+        let pcrs = json!({"4": tuple["pcr04"], "7": tuple["pcr07"], "14": tuple["pcr14"]});
+        let text = json!({"at": at, "order": [1, 1], "pcrs": pcrs}).to_string();
+        Some(Sighting::parse(&text).unwrap())
+    };
+    let os = Some("os".to_owned());
+    for (before, unlocked, phase, image, says) in [
+        (Phase::Served, None, Phase::Served, None, ""),
+        (
+            Phase::Served,
+            sighting(days(1), 1),
+            Phase::Unlocked,
+            os.clone(),
+            "",
+        ),
+        (
+            Phase::Served,
+            sighting(days(3), 1),
+            Phase::Stale,
+            os.clone(),
+            "nothing for more than 2 days",
+        ),
+        (
+            Phase::Served,
+            sighting(days(1), 2),
+            Phase::Stale,
+            None,
+            "is not approved",
+        ),
+        // What stands otherwise is no better for it.
+        (
+            Phase::Rotating,
+            sighting(days(1), 1),
+            Phase::Rotating,
+            os,
+            "",
+        ),
+        (
+            Phase::Refused,
+            sighting(days(3), 2),
+            Phase::Refused,
+            None,
+            "",
+        ),
+    ] {
+        let at = unlocked
+            .as_ref()
+            .map(|one: &Sighting| i64::try_from(one.at).unwrap());
+        let seen = Seen {
+            enrolled: Some(enrolled.clone()),
+            unlocked,
+        };
+        let mut verdict = Verdict {
+            phase: before,
+            ..Verdict::default()
+        };
+        add(&mut verdict, Some(&seen), &inventory, &wanted);
+        assert_eq!((verdict.phase, verdict.image), (phase, image), "{before:?}");
+        let reason = verdict.reason.unwrap_or_default();
+        assert!(
+            reason.contains(says) && reason.is_empty() == says.is_empty(),
+            "{reason}"
+        );
+        let at = at.map_or(enrolled.clone(), |at| {
+            Time(Timestamp::from_second(at).unwrap())
+        });
+        assert_eq!(verdict.last_attestation, Some(at));
+    }
+    let mut verdict = Verdict::default();
+    add(&mut verdict, None, &inventory, &wanted);
+    assert_eq!(verdict, Verdict::default(), "nobody has seen anything");
+}
+
+/// How a machine stands that was seen `at`, in a boot that is approved or in another one.
+fn stands(phase: Phase, remark: Option<&str>, at: u64, is_approved: bool) -> Verdict {
+    let object = |kind: &str, spec: serde_json::Value| {
+        json!({
+            "apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
+            "metadata": {"name": "x", "uid": "x"}, "spec": spec,
+        })
+    };
+    let mut inventory = Inventory::default();
+    let cluster = object("TrustedExecutionCluster", json!({"staleAfterDays": 1}));
+    let cluster = serde_json::from_value(cluster).unwrap();
+    inventory.set_cluster("x", Some(cluster), &mut Dirty::default());
+    let (zero, other) = ("00".repeat(32), "01".repeat(32));
+    let four = if is_approved { &zero } else { &other };
+    let tuples = json!([{"pcr04": four, "pcr07": zero, "pcr14": zero}]);
+    let image = object(
+        "ApprovedImage",
+        json!({"referenceValues": {"bootTuples": tuples}}),
+    );
+    let image = serde_json::from_value(image).unwrap();
+    inventory.set_image("os", Some(image), &mut Dirty::default());
+    let mut verdict = Verdict {
+        phase,
+        reason: remark.map(str::to_owned),
+        ..Verdict::default()
+    };
+    let seen = Seen {
+        enrolled: None,
+        unlocked: Sighting::parse(&json!({"at": at, "order": [1, 1], "pcrs": {}}).to_string()),
+    };
+    let cluster = inventory.cluster().unwrap().unwrap();
+    add(&mut verdict, Some(&seen), &inventory, &cluster);
+    verdict
+}
+
+#[test]
+fn what_else_is_wrong_is_not_forgotten() {
+    let now = k8s_openapi::jiff::Timestamp::now().as_second();
+    let now = u64::try_from(now).unwrap();
+    let remark = Some("there is no Secret");
+    let fresh = stands(Phase::Served, remark, now, true);
+    assert_eq!(
+        (fresh.phase, fresh.reason.as_deref(), fresh.image.as_deref()),
+        (Phase::Unlocked, remark, Some("os"))
+    );
+    let fine = stands(Phase::Served, None, now, true);
+    assert_eq!((fine.phase, fine.reason), (Phase::Unlocked, None));
+    let old = stands(Phase::Served, remark, 0, true);
+    let says = "its TPM has shown nothing for more than 1 days; there is no Secret";
+    assert_eq!(
+        (old.phase, old.reason.as_deref()),
+        (Phase::Stale, Some(says))
+    );
+    let other = stands(Phase::Served, None, now, false);
+    assert_eq!((other.phase, other.image), (Phase::Stale, None));
+    assert!(other.reason.unwrap().contains("approve that boot"));
+    // Whoever is not served is nothing else for having been seen.
+    let held = stands(Phase::Held, remark, now, true);
+    assert_eq!((held.phase, held.reason.as_deref()), (Phase::Held, remark));
+}
