@@ -18,6 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 #[path = "../../../../tests/bootable/mod.rs"]
+#[allow(
+    clippy::arithmetic_side_effects,
+    reason = "in a test a panic is the report"
+)]
 mod bootable;
 
 /// A namespace, a registry, and what was applied so far.
