@@ -43,3 +43,24 @@ fn a_namespace_keeps_its_record_and_says_what_it_lacks() {
         "{refused}"
     );
 }
+
+#[test]
+fn pieces_without_a_number_are_somebodys() {
+    let server = Server::start();
+    let piece = json!({"version": 1, "observed": Observed::default()}).to_string();
+    server.put(json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "sheepfold-record-first-node-00"},
+        "data": {"record.json": piece},
+    }));
+    let to = Destination {
+        client: server.client.clone(),
+        namespace: NAMESPACE.to_owned(),
+        runtime: &server.runtime,
+    };
+    let refused = to.adopt("first", &state("1")).unwrap_err().to_string();
+    assert!(
+        refused.contains("has the record of another KBS"),
+        "{refused}"
+    );
+    assert_eq!(server.writes().len(), 0);
+}

@@ -255,6 +255,25 @@ fn what_is_settled_is_due_again_when_it_is_something_else() {
 }
 
 #[test]
+fn what_is_not_wished_any_more_is_not_waited_for() {
+    let mut inventory = cluster(json!({"platforms": ["profile:usual"]}));
+    set(&mut inventory, "a", json!({"image": image('a')}), json!({}));
+    let (mut desk, now) = (Desk::default(), Instant::now());
+    let order = |inventory: &Inventory| Order {
+        wish: Wish::of(inventory),
+        again: Again::Nothing,
+    };
+    desk.take(order(&inventory));
+    let due = desk.due(now).unwrap();
+    desk.ended(&due, Err(true), now);
+    desk.take(order(&inventory));
+    assert!(desk.next().is_some());
+    inventory.set_image("a", None, &mut Dirty::default());
+    desk.take(order(&inventory));
+    assert_eq!(desk.next(), None);
+}
+
+#[test]
 fn what_images_are_computed_from_is_known_by_name() {
     let mut inventory = cluster(json!({
         "registries": {"pullSecret": "pull", "ca": {"configMap": "ca"}, "cosignKey": {"configMap": "cosign"}},

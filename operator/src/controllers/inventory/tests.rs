@@ -4,7 +4,7 @@
 
 use super::{Dirty, Inventory};
 use crate::controllers::api::{
-    ApprovedImage, Machine, MachineStatus, Phase, TrustedExecutionCluster,
+    ApprovedImage, AttestationKey, Machine, MachineStatus, Phase, TrustedExecutionCluster,
 };
 use crate::controllers::status::FINALIZER;
 use crate::plan::{Problem, plan_part};
@@ -200,4 +200,41 @@ fn a_secret_concerns_those_that_name_it() {
     one.spec.runtime = None;
     inventory.set_machine("one", Some(one), &mut Dirty::default());
     assert_eq!(concerned(&inventory, "own"), (of(&[]), false, false));
+}
+
+#[test]
+fn another_object_of_a_name_is_another_machine() {
+    for (uid, stays) in [("1", true), ("2", false)] {
+        let with = |uid: &str, key: &str| {
+            let mut object = machine("a", 1, None);
+            object.metadata.uid = Some(uid.to_owned());
+            object.spec.attestation_key = Some(key.to_owned());
+            object
+        };
+        let mut inventory = filled(&[with("1", &testing::ak(1).to_string())]);
+        let wrong = with(uid, "nonsense");
+        inventory.set_machine("a", Some(wrong), &mut Dirty::default());
+        let node = inventory.machines()["a"].node.as_ref();
+        assert_eq!(node, stays.then(|| testing::node(1)).as_ref(), "uid {uid}");
+    }
+}
+
+#[test]
+fn two_keys_of_one_machine_are_none() {
+    let mut own = machine("a", 1, None);
+    own.spec.id = Some(testing::node(1).to_string());
+    own.spec.attestation_key = None;
+    let mut inventory = filled(&[own]);
+    let mut set = |name: &str, number: u32| {
+        let spec = json!({"publicKey": testing::ak(number), "uuid": testing::node(1)});
+        let key = AttestationKey::new(name, serde_json::from_value(spec).unwrap());
+        inventory.set_key(name, Some(key), &mut Dirty::default());
+        inventory.machines()["a"].parsed.clone()
+    };
+    set("first", 1).unwrap();
+    let why = set("second", 2).unwrap_err();
+    assert!(
+        why.contains("AttestationKeys first and second both belong to it"),
+        "{why}"
+    );
 }

@@ -5,7 +5,7 @@
 use super::{Counters, VolumeKey};
 use crate::controllers::testing::Server;
 use crate::model::{SecretId, Tag};
-use crate::plan::Write;
+use crate::plan::{Observed, Write};
 use crate::provision::Error;
 use crate::provision::apply::Memory as _;
 use crate::testing::node;
@@ -207,5 +207,27 @@ fn a_damaged_record_is_not_taken_for_an_empty_one() {
             }
             (read, _) => panic!("{name}: {:?}", read.err()),
         }
+    }
+}
+
+#[test]
+fn a_memory_that_was_handed_over_says_whether_a_rotation_is_under_way() {
+    for (kept, rotating) in [(&["one"][..], false), (&["one", "two"][..], true)] {
+        let server = Server::start();
+        let mut observed = Observed::default();
+        let places = kept.iter().map(|id| (format!("{}.{id}", path(1)), *id));
+        for (at, id) in places.chain([(path(1), "one")]) {
+            observed.finish(&Write::Resource {
+                path: at.parse().unwrap(),
+                secret: SecretId(id.to_owned()),
+            });
+        }
+        let mut record = server.record();
+        record.adopt("number", true, &observed).unwrap();
+        let next = server.record();
+        let counters = next.counters(&node(1), &path(1)).unwrap();
+        assert_eq!(counters.rotating, rotating, "{kept:?}");
+        assert_eq!((next.id(), next.is_stamped()), ("number", true));
+        assert_eq!(next.observed(), &observed);
     }
 }

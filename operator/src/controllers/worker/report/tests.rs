@@ -96,7 +96,7 @@ fn a_machine_stands_as_the_first_of_these_says() {
             remark,
             true,
             Phase::Held,
-            "",
+            "spec.state is held",
         ),
         (
             json!({"state": "revoked"}),
@@ -106,7 +106,7 @@ fn a_machine_stands_as_the_first_of_these_says() {
             remark,
             true,
             Phase::Revoked,
-            "",
+            "spec.state is revoked",
         ),
         (
             json!({}),
@@ -146,7 +146,7 @@ fn a_machine_stands_as_the_first_of_these_says() {
             remark,
             true,
             Phase::Registered,
-            "",
+            "are not in the KBS yet",
         ),
         (
             json!({}),
@@ -156,7 +156,7 @@ fn a_machine_stands_as_the_first_of_these_says() {
             remark,
             true,
             Phase::Registered,
-            "",
+            "are not in the KBS yet",
         ),
         (
             json!({"volumes": ["root", "data"]}),
@@ -166,7 +166,7 @@ fn a_machine_stands_as_the_first_of_these_says() {
             remark,
             true,
             Phase::Registered,
-            "",
+            "are not in the KBS yet",
         ),
         (
             json!({}),

@@ -2,11 +2,13 @@
 
 //! What a machine last showed, beside what is approved now.
 
+use super::super::tests::worker;
 use super::{Pictures, Seen, add};
 use crate::controllers::api::Phase;
 use crate::controllers::inventory::{Dirty, Inventory};
 use crate::controllers::parse;
 use crate::controllers::status::Verdict;
+use crate::controllers::testing::Server;
 use crate::register::sighting::Sighting;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -191,4 +193,34 @@ fn what_else_is_wrong_is_not_forgotten() {
     // Whoever is not served is nothing else for having been seen.
     let held = stands(Phase::Held, remark, now, true);
     assert_eq!((held.phase, held.reason.as_deref()), (Phase::Held, remark));
+}
+
+#[test]
+fn only_a_key_that_was_proved_says_when_its_tpm_was_seen() {
+    for (basis, proved) in [(json!("first-use"), true), (serde_json::Value::Null, false)] {
+        let server = Server::start();
+        let mut worker = worker(&server);
+        let mut dirty = Dirty::default();
+        let id = crate::testing::node(1).to_string();
+        let object = |kind: &str, spec: serde_json::Value| {
+            json!({"apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
+                "metadata": {"name": "a", "creationTimestamp": "2026-01-01T00:00:00Z"}, "spec": spec})
+        };
+        let cluster = serde_json::from_value(object("TrustedExecutionCluster", json!({})));
+        worker
+            .inventory
+            .set_cluster("a", Some(cluster.unwrap()), &mut dirty);
+        let key = json!({"publicKey": crate::testing::ak(1), "uuid": id, "basis": basis});
+        let key = serde_json::from_value(object("AttestationKey", key));
+        worker
+            .inventory
+            .set_key("a", Some(key.unwrap()), &mut dirty);
+        let machine = serde_json::from_value(object("Machine", json!({"id": id})));
+        worker
+            .inventory
+            .set_machine("a", Some(machine.unwrap()), &mut dirty);
+        let seen = worker.seen(&worker.inventory.machines()["a"]).unwrap();
+        assert_eq!(seen.enrolled.is_some(), proved, "{basis}");
+        assert!(!seen.has_unlocked());
+    }
 }
