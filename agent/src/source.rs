@@ -122,12 +122,7 @@ impl KbsSource {
             path: at.clone(),
             ..made_for.clone()
         };
-        // No node waits for it: the next boot asks again.
-        match opened.fetch(&target, &at, Patience::Once) {
-            Ok(secret) => Ok(Some(secret)),
-            Err(Error::Kbs(error)) if error.refusal().is_some() => Ok(None),
-            Err(error) => Err(error),
-        }
+        opened.fetch_if_kept(&target, &at)
     }
 
     /// Whether the last token for this path needed the secret that was there before a rotation.
@@ -233,13 +228,23 @@ impl Opened {
     fn fetch_kept(&mut self, target: &Target, kid: &[u8; 16]) -> Result<Option<Cek>, Error> {
         let kept: ResourcePath = format!("{}.{}", target.path, b64u::encode(kid)).parse()?;
         // It names the path it was made for, not the one it is kept at.
-        match self.fetch(target, &kept, Patience::Once) {
-            Ok(secret) => {
-                log::warn!(
-                    "the secret was rotated and this volume still uses the old one: bind it again with `trustee-agent rebind`"
-                );
-                Ok(Some(Cek::new(secret.key())))
-            }
+        let secret = self.fetch_if_kept(target, &kept)?;
+        if secret.is_some() {
+            log::warn!(
+                "the secret was rotated and this volume still uses the old one: bind it again with `trustee-agent rebind`"
+            );
+        }
+        Ok(secret.map(|secret| Cek::new(secret.key())))
+    }
+
+    /// As [`Opened::fetch`], of what need not be there. No node waits for it: the next boot asks again.
+    fn fetch_if_kept(
+        &mut self,
+        target: &Target,
+        at: &ResourcePath,
+    ) -> Result<Option<ResourceSecret>, Error> {
+        match self.fetch(target, at, Patience::Once) {
+            Ok(secret) => Ok(Some(secret)),
             Err(Error::Kbs(error)) if error.refusal().is_some() => Ok(None),
             Err(error) => Err(error),
         }

@@ -27,7 +27,7 @@ pub use header::Header;
 pub use luks::{Luks, VolumeKey, is_active};
 pub use place::{all_volumes, of_volume};
 pub use rebind::{Rebound, rebind};
-pub use recovery::{Recovery, ensure_recovery};
+pub use recovery::ensure_recovery;
 pub use table::{Meant, Target};
 pub use vk_id::VkId;
 

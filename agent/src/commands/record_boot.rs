@@ -28,18 +28,11 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
     }
     let volumes = entries(&state);
     let names: Vec<String> = volumes.iter().map(|volume| volume.name.clone()).collect();
-    let signed = match names.is_empty() {
-        true => None,
-        false => KbsSource::new(path.to_owned()).record(volumes)?,
-    };
-    let Some(record) = signed else {
-        let why = match names.is_empty() {
-            true => "the agent has opened no volume in this boot",
-            false => "this node has no TPM to sign with",
-        };
-        log::warn!("the registrar is not told of this boot: {why}");
-        let facts = json!({ "ok": true, "recorded": "nowhere", "why": why });
-        return report::success(&facts, "", json);
+    if names.is_empty() {
+        return nowhere("the agent has opened no volume in this boot", json);
+    }
+    let Some(record) = KbsSource::new(path.to_owned()).record(volumes)? else {
+        return nowhere("this node has no TPM to sign with", json);
     };
     let receipt = Registrar::new(registrar, &config.timeouts)?.record(
         &record,
@@ -53,6 +46,12 @@ pub(super) fn run(path: &Path, json: bool) -> Result<ExitCode, Error> {
         "ok": true, "recorded": "registrar", "volumes": names, "known": receipt.known,
     });
     report::success(&facts, &text, json)
+}
+
+fn nowhere(why: &str, json: bool) -> Result<ExitCode, Error> {
+    log::warn!("the registrar is not told of this boot: {why}");
+    let facts = json!({ "ok": true, "recorded": "nowhere", "why": why });
+    report::success(&facts, "", json)
 }
 
 /// What this boot remembers of its volumes, in the form of a record.

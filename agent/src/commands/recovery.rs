@@ -10,8 +10,9 @@ use crate::error::Error;
 use crate::kbs::Patience;
 use crate::report;
 use crate::source::KbsSource;
-use crate::unlock::{Candidate, Recovery, UnlockError, ensure_recovery};
+use crate::unlock::{Candidate, Luks, Opened, ensure_recovery};
 use kbs_protocol::Blame as _;
+use luks_header::Extent;
 use serde_json::json;
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,11 +32,10 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     let mut text = String::new();
     for name in &options.names {
         let device = device(name, options.device.as_deref())?;
-        let keyslot = match ensure_recovery(name, &device, &config, &mut source)? {
-            Recovery::Added(keyslot) => Some(keyslot),
-            Recovery::Present => None,
-            Recovery::NotKept => return Err(UnlockError::NoRecovery.into()),
-        };
+        let candidate = Candidate::find(name, &device, &config, Extent::Unlocking)?;
+        let mut luks = Luks::load(&candidate.header)?;
+        let opened = candidate.open(&mut luks, &mut source, config.unlock.vk_id)?;
+        let keyslot = ensure_recovery(name, &device, &opened, &config, &mut source)?;
         facts.push(json!({ "name": name, "added_keyslot": keyslot }));
         text.push_str(&match keyslot {
             Some(keyslot) => added(name, keyslot),
@@ -45,24 +45,21 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     report::success(&json!({ "ok": true, "volumes": facts }), &text, json)
 }
 
-/// For volumes that have just been opened. That it does not work is no reason not to boot: they open as before.
-pub(super) fn ensure(candidates: &[Candidate], config: &Config, source: &mut KbsSource) {
-    for candidate in candidates {
-        let name = &candidate.name;
-        let ensured = ensure_recovery(name, &candidate.header.device, config, source);
-        let error = match ensured {
-            Ok(Recovery::Present) => continue,
-            Ok(Recovery::Added(keyslot)) => {
-                log::warn!("{}", added(name, keyslot).trim_end());
-                continue;
-            }
-            Ok(Recovery::NotKept) => UnlockError::NoRecovery.into(),
-            Err(error) => error,
-        };
-        log::warn!(
+/// For a volume that has just been opened. That it does not work is no reason not to boot: it opens as before.
+pub(super) fn ensure(
+    candidate: &Candidate,
+    opened: &Opened,
+    config: &Config,
+    source: &mut KbsSource,
+) {
+    let name = &candidate.name;
+    match ensure_recovery(name, &candidate.header.device, opened, config, source) {
+        Ok(None) => {}
+        Ok(Some(keyslot)) => log::warn!("{}", added(name, keyslot).trim_end()),
+        Err(error) => log::warn!(
             "{name} does not open with a recovery passphrase: {error}; {}",
             error.advice()
-        );
+        ),
     }
 }
 

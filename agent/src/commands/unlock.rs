@@ -67,6 +67,9 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
                 luks.deactivate(&candidate.name);
                 return Err(error);
             }
+            if config.unlock.recovery {
+                super::recovery::ensure(candidate, &opened, &config, &mut source);
+            }
         }
         let volume = &candidate.header.volume;
         facts.push(json!({
@@ -102,9 +105,6 @@ pub(super) fn run(path: &Path, options: &Unlock, json: bool) -> Result<ExitCode,
     }
     if config.unlock.rebind && !options.test {
         super::rebind::after_rotation(&rotated, &config, &mut source);
-    }
-    if config.unlock.recovery && !options.test {
-        super::recovery::ensure(&candidates, &config, &mut source);
     }
     notify::ready();
     report::success(&facts, &text, json)

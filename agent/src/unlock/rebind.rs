@@ -6,8 +6,8 @@
 //! The header is changed in memory, where it was judged, and [written back](super::rewrite) in two turns: first with both
 //! bindings, and once the new one has opened the volume from the device, without the old one. Key slots and tokens of others stay as they are. What an interrupted turn leaves behind, the next one removes.
 
-use super::rewrite::{adding, removing, used, write};
-use super::{Candidate, Luks, Opened, UnlockError};
+use super::rewrite::{add_slot, is_same_key, remove_slots};
+use super::{Candidate, Luks, Opened};
 use crate::config::{Config, VkId as VkIdRule};
 use crate::error::Error;
 use crate::source::KbsSource;
@@ -45,39 +45,28 @@ pub fn rebind(
         key, vk_id, path, ..
     } = old.open(&mut luks, source, config.unlock.vk_id)?;
 
-    let before = header.bytes()?;
     let passphrase = passphrase()?;
     let pin = clevis_pin::Config::parse(&json!({ "path": path }).to_string())?;
     let jwe = clevis_pin::encrypt(&pin, passphrase.expose(), source)?;
-    let keyslot = luks.bind(&key, passphrase.expose(), |keyslot| token(keyslot, &jwe))?;
+    let keyslot = add_slot(header, &mut luks, &key, &passphrase, |keyslot| {
+        token(keyslot, &jwe)
+    })?;
     drop((passphrase, key));
-    let both = header.bytes()?;
-    write(device, &adding(&before, &both, header.copy()))?;
 
     // As at the next boot: from the device, with the new token.
     let mut new = Candidate::find(name, device, config, Extent::Unlocking)?;
     new.bindings
         .retain(|binding| binding.token.keyslot == keyslot);
     let opened = new.open(&mut Luks::load(&new.header)?, source, VkIdRule::IfPresent)?;
-    if opened.vk_id != vk_id {
-        return Err(UnlockError::Disagrees {
-            what: "the volume key behind the new key slot",
-            found: opened.vk_id.as_str().to_owned(),
-            expected: vk_id.as_str().to_owned(),
-        }
-        .into());
-    }
+    let what = "the volume key behind the new key slot";
+    is_same_key(what, &opened.vk_id, &vk_id)?;
 
-    let mut removed = Vec::new();
-    for binding in old.bindings.iter().filter(|binding| binding.path == path) {
-        luks.unbind(binding.token.id, binding.token.keyslot)?;
-        removed.push(binding.token.keyslot);
-    }
-    let after = header.bytes()?;
-    write(
-        device,
-        &removing(&after, header.copy(), &used(header, config, &after)?),
-    )?;
+    let stale = old.bindings.iter().filter(|binding| binding.path == path);
+    let stale: Vec<(u32, u32)> = stale
+        .map(|binding| (binding.token.id, binding.token.keyslot))
+        .collect();
+    remove_slots(header, &mut luks, config, &stale)?;
+    let removed = stale.into_iter().map(|(_, keyslot)| keyslot).collect();
     Ok(Rebound { keyslot, removed })
 }
 

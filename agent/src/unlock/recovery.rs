@@ -6,95 +6,61 @@
 //! A token beside the slot says which passphrase it is for. Where that is not the one that the KBS keeps now, the slot is
 //! made anew. What opens the volume at boot is not touched.
 
-use super::rewrite::{adding, removing, used, write};
-use super::{Candidate, Header, Luks, Opened, UnlockError, VkId};
+use super::rewrite::{add_slot, is_same_key, remove_slots};
+use super::{Header, Luks, Opened, UnlockError, VkId};
 use crate::config::Config;
 use crate::error::Error;
 use crate::source::KbsSource;
 use clevis_pin::Cek;
 use kbs_protocol::Secret;
 use kbs_protocol::encoding::b64u;
-use kbs_protocol::resource_secret::ResourceSecret;
 use luks_header::Extent;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// How it stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Recovery {
-    /// The volume had this passphrase's key slot already.
-    Present,
-    /// It has one now, with this number.
-    Added(u32),
-    /// The KBS keeps no such passphrase for this node.
-    NotKept,
-}
-
-/// Makes sure that the volume on `device` opens with the recovery passphrase too.
+/// Makes sure that the volume on `device`, which has just been opened, opens with the recovery passphrase too. Returns the
+/// number of the key slot that was made, if it was not there.
 ///
 /// # Errors
-/// Whatever keeps the volume from being opened, or its header from being written. It opens as before all the same.
+/// [`UnlockError::NoRecovery`], or whatever keeps the header from being written. The volume opens as before all the same.
 pub fn ensure_recovery(
     name: &str,
     device: &Path,
+    opened: &Opened,
     config: &Config,
     source: &mut KbsSource,
-) -> Result<Recovery, Error> {
-    let candidate = Candidate::find(name, device, config, Extent::Everything)?;
-    let header = &candidate.header;
-    let mut luks = Luks::load(header)?;
-    let opened = candidate.open(&mut luks, source, config.unlock.vk_id)?;
-    let Some(secret) = source.recovery(&opened.path)? else {
-        return Ok(Recovery::NotKept);
-    };
+) -> Result<Option<u32>, Error> {
+    let secret = source.recovery(&opened.path)?;
+    let secret = secret.ok_or(UnlockError::NoRecovery)?;
     let id = b64u::encode(Cek::new(secret.key()).id());
+    let header = Header::read(device, &config.unlock.rules, Extent::Everything)?;
+    let mut luks = Luks::load(&header)?;
     let (present, stale): (Vec<Slot>, Vec<Slot>) = slots(&mut luks)
         .into_iter()
         .partition(|slot| slot.passphrase == id);
-    let recovery = match present.is_empty() {
-        true => Recovery::Added(add(&candidate, &mut luks, &opened, &secret, &id, config)?),
-        false => Recovery::Present,
-    };
+
+    let mut added = None;
+    if present.is_empty() {
+        // What a person copies out of the resource: the member `key`, as it stands there.
+        let passphrase = Secret::new(b64u::encode(secret.key().as_slice()).into_bytes());
+        let token = |keyslot| token(keyslot, &id);
+        let keyslot = add_slot(&header, &mut luks, &opened.key, &passphrase, token)?;
+        // As that person would open it.
+        let written = Header::read(device, &config.unlock.rules, Extent::Everything)?;
+        let key = Luks::load(&written)?.volume_key(keyslot, passphrase.expose())?;
+        let found = VkId::of(key.expose(), name, &written.volume.uuid);
+        let what = "the volume key behind the recovery key slot";
+        is_same_key(what, &found, &opened.vk_id)?;
+        added = Some(keyslot);
+    }
     if !stale.is_empty() {
-        for slot in stale {
-            luks.unbind(slot.token, slot.keyslot)?;
-        }
-        let after = header.bytes()?;
-        let used = used(header, config, &after)?;
-        write(device, &removing(&after, header.copy(), &used))?;
+        let stale: Vec<(u32, u32)> = stale
+            .iter()
+            .map(|slot| (slot.token, slot.keyslot))
+            .collect();
+        remove_slots(&header, &mut luks, config, &stale)?;
     }
-    Ok(recovery)
-}
-
-/// Makes the key slot, on the device too, and opens it as a person would.
-fn add(
-    candidate: &Candidate,
-    luks: &mut Luks<'_>,
-    opened: &Opened,
-    secret: &ResourceSecret,
-    id: &str,
-    config: &Config,
-) -> Result<u32, Error> {
-    let header = &candidate.header;
-    // What a person copies out of the resource: the member `key`, as it stands there.
-    let passphrase = Secret::new(b64u::encode(secret.key().as_slice()).into_bytes());
-    let before = header.bytes()?;
-    let keyslot = luks.bind(&opened.key, passphrase.expose(), |slot| token(slot, id))?;
-    let both = header.bytes()?;
-    write(&header.device, &adding(&before, &both, header.copy()))?;
-
-    let written = Header::read(&header.device, &config.unlock.rules, Extent::Everything)?;
-    let key = Luks::load(&written)?.volume_key(keyslot, passphrase.expose())?;
-    let found = VkId::of(key.expose(), &candidate.name, &written.volume.uuid);
-    if found != opened.vk_id {
-        return Err(UnlockError::Disagrees {
-            what: "the volume key behind the recovery key slot",
-            found: found.as_str().to_owned(),
-            expected: opened.vk_id.as_str().to_owned(),
-        }
-        .into());
-    }
-    Ok(keyslot)
+    Ok(added)
 }
 
 /// A key slot of this kind.

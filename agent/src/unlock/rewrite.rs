@@ -9,13 +9,71 @@
 //! 2. when something is to go: both copies again, without it, and last the places where no key slot is any more
 //!    ([`removing`]).
 
-use super::{Header, UnlockError};
+use super::{Header, Luks, UnlockError, VkId, VolumeKey};
 use crate::config::Config;
 use crate::error::Error;
+use kbs_protocol::Secret;
 use luks_header::Extent;
+use serde_json::Value;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+
+/// The first turn: a key slot for this passphrase and its token, in memory and on the device. Returns its number.
+///
+/// # Errors
+/// libcryptsetup, or the device.
+pub(super) fn add_slot(
+    header: &Header,
+    luks: &mut Luks<'_>,
+    key: &VolumeKey,
+    passphrase: &Secret,
+    token: impl FnOnce(u32) -> Value,
+) -> Result<u32, UnlockError> {
+    let before = header.bytes()?;
+    let keyslot = luks.bind(key, passphrase.expose(), token)?;
+    let both = header.bytes()?;
+    write(&header.device, &adding(&before, &both, header.copy()))?;
+    Ok(keyslot)
+}
+
+/// The second turn: without these tokens, and the key slot of each.
+///
+/// # Errors
+/// libcryptsetup, the device, or a header that would be refused.
+pub(super) fn remove_slots(
+    header: &Header,
+    luks: &mut Luks<'_>,
+    config: &Config,
+    slots: &[(u32, u32)],
+) -> Result<(), Error> {
+    for (token, keyslot) in slots {
+        luks.unbind(*token, *keyslot)?;
+    }
+    let after = header.bytes()?;
+    let used = used(header, config, &after)?;
+    write(&header.device, &removing(&after, header.copy(), &used))?;
+    Ok(())
+}
+
+/// What a new key slot gave is the key that the volume has.
+///
+/// # Errors
+/// [`UnlockError::Disagrees`].
+pub(super) fn is_same_key(
+    what: &'static str,
+    found: &VkId,
+    expected: &VkId,
+) -> Result<(), UnlockError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(UnlockError::Disagrees {
+        what,
+        found: found.as_str().to_owned(),
+        expected: expected.as_str().to_owned(),
+    })
+}
 
 /// One step of writing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +155,7 @@ pub(super) fn used(
     Ok(image.areas.iter().map(area).collect())
 }
 
-pub(super) fn write(device: &Path, steps: &[Step]) -> Result<(), UnlockError> {
+fn write(device: &Path, steps: &[Step]) -> Result<(), UnlockError> {
     let failed = |action| {
         move |error| UnlockError::Device {
             action,

@@ -10,7 +10,7 @@
 
 use super::{Luks, token};
 use crate::config::Config;
-use crate::unlock::rewrite::{Step, adding, removing};
+use crate::unlock::rewrite::{Step, adding, removing, used};
 use crate::unlock::{Header, UnlockError};
 use luks_header::{Extent, Rules, Volume};
 use sheepfold_tests::luks;
@@ -101,7 +101,7 @@ fn turns(path: &Path) -> (Vec<Step>, Vec<Step>) {
     let mut config =
         Config::parse("[kbs]\nservers = [\"http://x\"]\ninsecure_http = true\n").unwrap();
     config.unlock.rules = rules();
-    let used = super::used(&header, &config, &after).unwrap();
+    let used = used(&header, &config, &after).unwrap();
     assert_eq!(used.len(), 2);
     let copy = header.copy();
     (adding(&before, &both, copy), removing(&after, copy, &used))
