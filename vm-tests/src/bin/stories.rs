@@ -137,9 +137,7 @@ fn chosen(names: &[String]) -> Result<Vec<Story>> {
     known.retain(|story| names.is_empty() || names.contains(&story.name));
     known.sort_by_key(|story| {
         let count = |word: &str| story.text.matches(word).count();
-        // The helper of `authenticated` boots twice, once for the first time, wherever it is called.
-        let first_boots = count("&CONFIG)") + 2 * count("becomes_a_node(&");
-        let length = 2 * first_boots + count("power_on") + 2 * count("disapprove");
+        let length = 2 * count("&CONFIG)") + count("power_on") + 2 * count("disapprove");
         (usize::MAX - length, story.name.clone())
     });
     Ok(known)
