@@ -19,15 +19,17 @@ use enrolment::{
 };
 use kbs_protocol::Secret;
 use kbs_protocol::encoding::{b64, hex};
-use kbs_protocol::enroll::{BeginWire, RefusalKind, State};
+use kbs_protocol::enroll::{BeginWire, Refusal, RefusalKind, State};
 use kbs_protocol::tpm::public::attribute;
 use rcgen::{CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
+use sheepfold_operator::register::Registrar;
 use sheepfold_operator::register::config::Limits;
 use sheepfold_operator::register::identity::Identity;
 use sheepfold_operator::register::keys;
+use sheepfold_operator::register::limit::Source;
 use sheepfold_tests::swtpm::{Authority, SoftTpm};
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What a registrar said to a request that it must refuse.
 fn refused(world: &World, wire: &BeginWire) -> (RefusalKind, String) {
@@ -865,39 +867,22 @@ fn a_flood_fills_its_own_share_only() {
     world.source = source(4);
     assert_eq!(world.enrol(&mut node).unwrap().state, State::Approved);
     // Requests count, whatever they are: also those that are not understood.
-    let garbage = |world: &World| {
-        world
-            .registrar
-            .finish(source(5), b"{", world.now)
-            .unwrap_err()
-            .error
-    };
-    for _ in 0..5 {
-        assert_eq!(garbage(&world), RefusalKind::Request);
+    type Call = fn(&Registrar, Source, &[u8], SystemTime) -> Result<Vec<u8>, Refusal>;
+    let calls: [(u8, Call); 3] = [
+        (5, Registrar::finish),
+        (6, Registrar::begin),
+        (7, Registrar::volumes),
+    ];
+    for (number, call) in calls {
+        let garbage = || {
+            let answer = call(&world.registrar, source(number), b"{", world.now);
+            answer.unwrap_err().error
+        };
+        for _ in 0..5 {
+            assert_eq!(garbage(), RefusalKind::Request);
+        }
+        assert_eq!(garbage(), RefusalKind::TooManyRequests);
     }
-    assert_eq!(garbage(&world), RefusalKind::TooManyRequests);
-    let begins = |world: &World| {
-        world
-            .registrar
-            .begin(source(6), b"{", world.now)
-            .unwrap_err()
-            .error
-    };
-    for _ in 0..5 {
-        assert_eq!(begins(&world), RefusalKind::Request);
-    }
-    assert_eq!(begins(&world), RefusalKind::TooManyRequests);
-    let says = |world: &World| {
-        world
-            .registrar
-            .volumes(source(7), b"{", world.now)
-            .unwrap_err()
-            .error
-    };
-    for _ in 0..5 {
-        assert_eq!(says(&world), RefusalKind::Request);
-    }
-    assert_eq!(says(&world), RefusalKind::TooManyRequests);
 }
 
 #[test]

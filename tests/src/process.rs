@@ -107,6 +107,17 @@ impl Run {
         self
     }
 
+    /// The same, killed before the write with this number, counted from 1, into a file at a place of its own (pwrite64).
+    /// Needs `strace`.
+    ///
+    /// # Errors
+    /// As [`Run::wrapped`].
+    pub fn killed_at_write(self, number: u32) -> Result<Self> {
+        let inject = format!("inject=pwrite64:signal=SIGKILL:when={number}");
+        let quiet = ["strace", "-f", "-qq", "-o", "/dev/null"];
+        self.wrapped(&[&quiet[..], &["-e", "trace=pwrite64", "-e", &inject]].concat())
+    }
+
     /// The same program and environment, run under `wrapper` (for example `strace -f`).
     ///
     /// # Errors

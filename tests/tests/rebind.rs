@@ -111,19 +111,9 @@ fn killed_at_any_write_the_volume_opens_and_can_be_bound_anew() {
     loop {
         kills += 1;
         fs::write(&volume.path, &original).unwrap();
-        let inject = format!("inject=pwrite64:signal=SIGKILL:when={kills}");
-        let strace = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=pwrite64",
-            "-e",
-            &inject,
-        ];
-        let run = on(&world, &volume, &["rebind"]).wrapped(&strace).unwrap();
+        let run = on(&world, &volume, &["rebind"])
+            .killed_at_write(kills)
+            .unwrap();
         let ended = run.capture().unwrap();
         opens(&world, &volume);
         recovery_opens(&volume);

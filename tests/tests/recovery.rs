@@ -137,19 +137,7 @@ fn killed_at_any_write_the_volume_opens_and_gets_its_slot() {
     loop {
         kills += 1;
         fs::write(&volume.path, &original).unwrap();
-        let inject = format!("inject=pwrite64:signal=SIGKILL:when={kills}");
-        let strace = [
-            "strace",
-            "-f",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            "trace=pwrite64",
-            "-e",
-            &inject,
-        ];
-        let run = recovery(&world, &volume).wrapped(&strace).unwrap();
+        let run = recovery(&world, &volume).killed_at_write(kills).unwrap();
         let ended = run.capture().unwrap();
         the_node_opens_it(&world, &volume);
         if ended.code == Some(0) {

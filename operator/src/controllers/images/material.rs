@@ -31,8 +31,8 @@ impl Material {
         }
     }
 
-    /// Credentials, as a pod's pull Secret has them, with the field that names it. Without a Secret there are none: those of whoever started this
-    /// program are not for an object to use.
+    /// Credentials, as a pod's pull Secret has them, with the field that names it. Without a Secret there are none: those
+    /// of whoever started this program are not for an object to use.
     pub(super) fn credentials(
         &self,
         image: &str,

@@ -9,7 +9,7 @@ use kbs_protocol::Owner;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 const RULES: &str = include_str!("../../../deploy/monitoring/rules.yaml");
@@ -181,8 +181,7 @@ fn figures_come_out_as_they_went_in() {
     assert!(memory && !text.contains("process_resident_memory_bytes 0\n"));
 }
 
-#[test]
-fn who_holds_every_connection_gets_no_more_of_them() {
+fn listening() -> (tokio::runtime::Runtime, Listener, SocketAddr) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -191,6 +190,12 @@ fn who_holds_every_connection_gets_no_more_of_them() {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap());
     let listener = runtime.block_on(listener).unwrap();
     let address = listener.address().unwrap();
+    (runtime, listener, address)
+}
+
+#[test]
+fn who_holds_every_connection_gets_no_more_of_them() {
+    let (runtime, listener, address) = listening();
     runtime.spawn(listener.serve(Metrics::default()));
     // A connection that was answered on, and stays open.
     let ask = || {
@@ -213,14 +218,7 @@ fn who_holds_every_connection_gets_no_more_of_them() {
 
 #[test]
 fn who_asks_for_ever_is_let_go() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
-    let listener = Listener::bind("127.0.0.1:0".parse().unwrap());
-    let listener = runtime.block_on(listener).unwrap();
-    let address = listener.address().unwrap();
+    let (runtime, listener, address) = listening();
     let short = listener.within(Duration::from_millis(500));
     runtime.spawn(short.serve(Metrics::default()));
     let mut stream = TcpStream::connect(address).unwrap();

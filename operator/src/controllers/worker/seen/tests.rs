@@ -32,30 +32,26 @@ fn a_change_of_an_image_concerns_those_that_booted_it_and_those_without_one() {
     assert!(concerned(&pictures, "os-1").is_empty());
 }
 
-#[test]
-fn a_boot_that_was_shown_is_compared_with_what_is_approved_and_grows_old() {
+/// A cluster in which machines grow stale, and an image "os" with these boots.
+fn inventory(stale_after_days: i64, boot_tuples: serde_json::Value) -> Inventory {
     let object = |kind: &str, name: &str, spec: serde_json::Value| {
         json!({"apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
-            "metadata": {"name": name}, "spec": spec})
+            "metadata": {"name": name, "uid": name}, "spec": spec})
     };
     let (mut inventory, mut dirty) = (Inventory::default(), Dirty::default());
-    let cluster = object("TrustedExecutionCluster", "c", json!({"staleAfterDays": 2}));
-    inventory.set_cluster(
-        "c",
-        Some(serde_json::from_value(cluster).unwrap()),
-        &mut dirty,
-    );
+    let spec = json!({"staleAfterDays": stale_after_days});
+    let cluster = serde_json::from_value(object("TrustedExecutionCluster", "c", spec));
+    inventory.set_cluster("c", Some(cluster.unwrap()), &mut dirty);
+    let spec = json!({"referenceValues": {"bootTuples": boot_tuples}});
+    let image = serde_json::from_value(object("ApprovedImage", "os", spec));
+    inventory.set_image("os", Some(image.unwrap()), &mut dirty);
+    inventory
+}
+
+#[test]
+fn a_boot_that_was_shown_is_compared_with_what_is_approved_and_grows_old() {
     let tuples = json!([crate::testing::boot_tuple(1)]);
-    let image = object(
-        "ApprovedImage",
-        "os",
-        json!({"referenceValues": {"bootTuples": tuples}}),
-    );
-    inventory.set_image(
-        "os",
-        Some(serde_json::from_value(image).unwrap()),
-        &mut dirty,
-    );
+    let inventory = inventory(2, tuples);
     let wanted = parse::cluster(inventory.clusters().next().unwrap()).unwrap();
     let enrolled = Time(Timestamp::from_second(1_500_000_000).unwrap());
     let now = u64::try_from(Timestamp::now().as_second()).unwrap();
@@ -136,25 +132,9 @@ fn a_boot_that_was_shown_is_compared_with_what_is_approved_and_grows_old() {
 
 /// How a machine stands that was seen `at`, in a boot that is approved or in another one.
 fn stands(phase: Phase, remark: Option<&str>, at: u64, is_approved: bool) -> Verdict {
-    let object = |kind: &str, spec: serde_json::Value| {
-        json!({
-            "apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": kind,
-            "metadata": {"name": "x", "uid": "x"}, "spec": spec,
-        })
-    };
-    let mut inventory = Inventory::default();
-    let cluster = object("TrustedExecutionCluster", json!({"staleAfterDays": 1}));
-    let cluster = serde_json::from_value(cluster).unwrap();
-    inventory.set_cluster("x", Some(cluster), &mut Dirty::default());
     let (zero, other) = ("00".repeat(32), "01".repeat(32));
     let four = if is_approved { &zero } else { &other };
-    let tuples = json!([{"pcr04": four, "pcr07": zero, "pcr14": zero}]);
-    let image = object(
-        "ApprovedImage",
-        json!({"referenceValues": {"bootTuples": tuples}}),
-    );
-    let image = serde_json::from_value(image).unwrap();
-    inventory.set_image("os", Some(image), &mut Dirty::default());
+    let inventory = inventory(1, json!([{"pcr04": four, "pcr07": zero, "pcr14": zero}]));
     let mut verdict = Verdict {
         phase,
         reason: remark.map(str::to_owned),
