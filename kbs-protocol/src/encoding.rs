@@ -89,6 +89,17 @@ pub mod hex {
             .collect()
     }
 
+    /// Whether a text is so many bytes in the one spelling in which digests are compared as text: lower case.
+    pub fn is_lower(text: &str, bytes: usize) -> bool {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        rest.is_empty() && pairs.len() == bytes && text.bytes().all(is_lower_digit)
+    }
+
+    /// Of the digits 0 to f, in lower case.
+    pub fn is_lower_digit(digit: u8) -> bool {
+        matches!(digit, b'0'..=b'9' | b'a'..=b'f')
+    }
+
     fn nibble(digit: u8) -> Option<u8> {
         char::from(digit)
             .to_digit(16)
@@ -106,6 +117,22 @@ mod tests {
         assert_eq!(hex::decode("000fA5").unwrap(), [0x00, 0x0f, 0xa5]);
         for bad in ["0", "0g", "é0", "+1", " 1"] {
             assert!(hex::decode(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_digest_has_one_spelling() {
+        assert!(hex::is_lower("0f", 1) && hex::is_lower("", 0));
+        for (bad, bytes) in [
+            ("0f", 2),
+            ("0f0f", 1),
+            ("0f0", 1),
+            ("0F", 1),
+            ("0g", 1),
+            ("é", 1),
+            ("/:", 1),
+        ] {
+            assert!(!hex::is_lower(bad, bytes), "{bad}");
         }
     }
 }

@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey};
 use kbs_protocol::NodeId;
+use kbs_protocol::encoding::hex;
 use kbs_protocol::message::{ErrorInformation, RESOURCE_PREFIX};
 use reqwest::Method;
 use reqwest::blocking::{Client, Response};
@@ -231,12 +232,9 @@ fn check_boot_tuple(tuple: &Value) -> anyhow::Result<()> {
             "the boot tuple names {name:?}: policies know pcr00, pcr01 and so on to pcr23, with two digits"
         );
         let value = value.as_str().unwrap_or_default();
-        let digits = value
-            .bytes()
-            .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         ensure!(
-            value.len() == SHA256_DIGITS && digits,
-            "{name} of the boot tuple is {value:?}, expected a SHA-256 digest: {SHA256_DIGITS} lower-case hexadecimal digits"
+            hex::is_lower(value, SHA256),
+            "{name} of the boot tuple is {value:?}, expected a SHA-256 digest: 64 lower-case hexadecimal digits"
         );
     }
     Ok(())
@@ -254,7 +252,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_SECONDS: u64 = 300;
 /// Of a TPM (TCG PC Client Platform Firmware Profile 2.3.4).
 const PCRS: usize = 24;
-const SHA256_DIGITS: usize = 64;
+const SHA256: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ mod options;
 mod seals;
 
 pub use boots::{BootTuple, Boots, Measurement, Pcr, TcbFloor, TdxLaunch};
-pub(crate) use identity::{AK_SHARD, INIT_SHARD, hex};
+pub(crate) use identity::{AK_SHARD, INIT_SHARD};
 pub use identity::{AkPublic, InitDataDigest, NodeName};
 pub use options::{Evidence, Identity, Options};
 

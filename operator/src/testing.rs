@@ -7,6 +7,7 @@ use crate::model::{AkPublic, Boots, Desired, Machine, NodeName, SecretId, State}
 use crate::plan::reference_values;
 use crate::policy;
 use crate::policy::engine::{AttestationPolicy, ReferenceValues, ResourcePolicy};
+use kbs_protocol::encoding::hex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -152,7 +153,7 @@ fn file(kind: &str, name: &str, spec: &str) -> String {
 /// What boot number `n` leaves in PCR 4, 7 and 14.
 pub fn boot_tuple(n: u32) -> Value {
     json!({
-        "pcr04": crate::model::hex(&Sha256::digest(n.to_be_bytes())),
+        "pcr04": hex::encode(Sha256::digest(n.to_be_bytes())),
         "pcr07": "7".repeat(64),
         "pcr14": "e".repeat(64),
     })

@@ -4,6 +4,7 @@
 //! writes what it would refuse to read.
 
 use super::{Answered, Extend, Reason, State, Volume};
+use kbs_protocol::encoding::hex;
 use kbs_protocol::resource::ResourcePath;
 
 /// The first thing about this state that cannot be, in words.
@@ -95,7 +96,7 @@ fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(at, b)| match at {
             8 | 13 | 18 | 23 => b == b'-',
-            _ => is_hex(b),
+            _ => hex::is_lower_digit(b),
         })
 }
 
@@ -106,15 +107,11 @@ fn is_device_number(text: &str) -> bool {
 }
 
 fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(is_hex)
+    hex::is_lower(text, 32)
 }
 
 fn is_sha384(text: &str) -> bool {
-    text.len() == 96 && text.bytes().all(is_hex)
-}
-
-fn is_hex(b: u8) -> bool {
-    matches!(b, b'0'..=b'9' | b'a'..=b'f')
+    hex::is_lower(text, 48)
 }
 
 fn is_word(text: &str) -> bool {

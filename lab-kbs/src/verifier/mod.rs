@@ -16,6 +16,7 @@ use anyhow::{Context as _, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs_protocol::Tee;
+use kbs_protocol::encoding::hex::encode as hex;
 use kbs_protocol::evidence::{SampleEvidence, TpmEvidence};
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::runtime_data::RuntimeDigest;
@@ -68,7 +69,7 @@ fn tpm(
     Ok(Claims {
         tee: Tee::Tpm,
         claims: claims.into(),
-        report_data: hex(&report_data),
+        report_data: hex(report_data),
         init_data,
     })
 }
@@ -82,7 +83,7 @@ fn check_pcr8(pcrs: &[[u8; 32]], init_data: Option<&InitDataToml>) -> anyhow::Re
             *pcr8 == expected,
             "PCR 8 is {}, the init-data needs {}",
             hex(pcr8),
-            hex(&expected)
+            hex(expected)
         );
     }
     Ok(hex(pcr8))
@@ -121,10 +122,6 @@ fn sample(
         report_data: evidence.report_data,
         init_data,
     })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -55,20 +55,20 @@ pub(super) fn verify(
         ensure!(
             report.host_data == expected,
             "HOST_DATA is {}, the init-data needs {}",
-            hex(&report.host_data),
-            hex(&expected)
+            hex(report.host_data),
+            hex(expected)
         );
     }
     let mut claims = facts(&report);
-    claims.insert("measurement".to_owned(), json!(hex(&report.measurement)));
+    claims.insert("measurement".to_owned(), json!(hex(report.measurement)));
     if dialect == Dialect::Main {
-        claims.insert("chip_id".to_owned(), json!(hex(&report.chip_id)));
+        claims.insert("chip_id".to_owned(), json!(hex(report.chip_id)));
     }
     Ok(Claims {
         tee: Tee::Snp,
         claims: claims.into(),
-        report_data: hex(&report_data),
-        init_data: Some(hex(&report.host_data)),
+        report_data: hex(report_data),
+        init_data: Some(hex(report.host_data)),
     })
 }
 

@@ -7,9 +7,8 @@ use super::roots::Roots;
 use super::{Claims, hex};
 use crate::clock::unix_now;
 use anyhow::{Context as _, ensure};
-use dcap_qvl::policy::{PckCertFlag, Policy, QuoteClaims};
+use dcap_qvl::policy::{PckCertFlag, QuoteClaims, QuotePolicy};
 use dcap_qvl::quote::{Quote, Report, TDAttributes, TDReport10};
-use dcap_qvl::tcb_info::TcbStatus;
 use dcap_qvl::verify::QuoteVerifier;
 use kbs_protocol::Tee;
 use kbs_protocol::encoding::b64;
@@ -41,8 +40,8 @@ pub(super) fn verify(
         ensure!(
             verified.body.mr_config_id == expected,
             "MRCONFIGID is {}, the init-data needs {}",
-            hex(&verified.body.mr_config_id),
-            hex(&expected)
+            hex(verified.body.mr_config_id),
+            hex(expected)
         );
     }
     let mut claims = verified.claims();
@@ -55,8 +54,8 @@ pub(super) fn verify(
     Ok(Claims {
         tee: Tee::Tdx,
         claims: claims.into(),
-        report_data: hex(&report_data),
-        init_data: Some(hex(&verified.body.mr_config_id)),
+        report_data: hex(report_data),
+        init_data: Some(hex(verified.body.mr_config_id)),
     })
 }
 
@@ -90,15 +89,17 @@ pub(super) fn believe_at(bytes: &[u8], roots: &Roots, now: u64) -> anyhow::Resul
         Some(root) => QuoteVerifier::new(root.clone()),
         None => QuoteVerifier::new_prod(),
     };
-    // As in Trustee, what a TD may do is a claim, and the policy's to judge.
+    // As in Trustee, what a TD may do is a claim, and so is its patch level: the attestation policy's to judge. Only
+    // what is revoked ends here, in the library.
     let verifier = verifier.allow_debug(true).allow_service_td(true);
     let fmspc = dcap_qvl::intel::quote_fmspc(&quote).context("the quote names no platform")?;
     let collateral = roots
         .collateral
         .iter()
         .find(|collateral| is_for(collateral, &fmspc))
-        .with_context(|| format!("there is no collateral for platform {}", hex(&fmspc)))?;
-    let claims = verifier.verify_with_policy(bytes, collateral, now, &NotRevoked)?;
+        .with_context(|| format!("there is no collateral for platform {}", hex(fmspc)))?;
+    let claims =
+        verifier.verify_with_policy(bytes, collateral, now, &QuotePolicy::claims_only(now))?;
     let body = *claims.report.as_td10().context("the quote is of no TD")?;
     Ok(Verified { claims, body })
 }
@@ -113,19 +114,6 @@ fn is_for(collateral: &dcap_qvl::QuoteCollateralV3, fmspc: &[u8]) -> bool {
     })
 }
 
-/// The one status that ends it; all others are for the attestation policy.
-struct NotRevoked;
-
-impl Policy for NotRevoked {
-    fn validate(&self, claims: &QuoteClaims) -> anyhow::Result<()> {
-        ensure!(
-            claims.tcb.status != TcbStatus::Revoked,
-            "the platform's TCB level is revoked"
-        );
-        Ok(())
-    }
-}
-
 impl Verified {
     /// The members below `tdx`, but for the event log.
     pub(super) fn claims(&self) -> Map<String, Value> {
@@ -133,35 +121,35 @@ impl Verified {
         let (header, platform) = (&claims.header, &claims.platform);
         let svns = [header.qe_svn.to_le_bytes(), header.pce_svn.to_le_bytes()].concat();
         let mut quote_body = json!({
-            "tcb_svn": hex(&body.tee_tcb_svn),
-            "mr_seam": hex(&body.mr_seam),
-            "mrsigner_seam": hex(&body.mr_signer_seam),
-            "seam_attributes": hex(&body.seam_attributes),
-            "td_attributes": hex(&body.td_attributes),
-            "xfam": hex(&body.xfam),
-            "mr_td": hex(&body.mr_td),
-            "mr_config_id": hex(&body.mr_config_id),
-            "mr_owner": hex(&body.mr_owner),
-            "mr_owner_config": hex(&body.mr_owner_config),
-            "rtmr_0": hex(&body.rt_mr0),
-            "rtmr_1": hex(&body.rt_mr1),
-            "rtmr_2": hex(&body.rt_mr2),
-            "rtmr_3": hex(&body.rt_mr3),
-            "report_data": hex(&body.report_data),
+            "tcb_svn": hex(body.tee_tcb_svn),
+            "mr_seam": hex(body.mr_seam),
+            "mrsigner_seam": hex(body.mr_signer_seam),
+            "seam_attributes": hex(body.seam_attributes),
+            "td_attributes": hex(body.td_attributes),
+            "xfam": hex(body.xfam),
+            "mr_td": hex(body.mr_td),
+            "mr_config_id": hex(body.mr_config_id),
+            "mr_owner": hex(body.mr_owner),
+            "mr_owner_config": hex(body.mr_owner_config),
+            "rtmr_0": hex(body.rt_mr0),
+            "rtmr_1": hex(body.rt_mr1),
+            "rtmr_2": hex(body.rt_mr2),
+            "rtmr_3": hex(body.rt_mr3),
+            "report_data": hex(body.report_data),
         });
         if let (Some(later), Some(members)) = (claims.report.as_td15(), quote_body.as_object_mut())
         {
-            members.insert("tee_tcb_svn2".to_owned(), json!(hex(&later.tee_tcb_svn2)));
-            members.insert("mr_servicetd".to_owned(), json!(hex(&later.mr_service_td)));
+            members.insert("tee_tcb_svn2".to_owned(), json!(hex(later.tee_tcb_svn2)));
+            members.insert("mr_servicetd".to_owned(), json!(hex(later.mr_service_td)));
         }
         let mut quote = json!({
             "header": {
-                "version": hex(&header.version.to_le_bytes()),
-                "att_key_type": hex(&header.attestation_key_type.to_le_bytes()),
-                "tee_type": hex(&header.tee_type.to_le_bytes()),
-                "reserved": hex(&svns),
-                "vendor_id": hex(&header.qe_vendor_id),
-                "user_data": hex(&header.user_data),
+                "version": hex(header.version.to_le_bytes()),
+                "att_key_type": hex(header.attestation_key_type.to_le_bytes()),
+                "tee_type": hex(header.tee_type.to_le_bytes()),
+                "reserved": hex(svns),
+                "vendor_id": hex(header.qe_vendor_id),
+                "user_data": hex(header.user_data),
             },
             "body": quote_body,
         });
@@ -173,8 +161,8 @@ impl Verified {
                 Report::TD15(_) => (3, 648),
                 _ => (4, 885),
             };
-            members.insert("type".to_owned(), json!(hex(&kind.to_le_bytes())));
-            members.insert("size".to_owned(), json!(hex(&size.to_le_bytes())));
+            members.insert("type".to_owned(), json!(hex(kind.to_le_bytes())));
+            members.insert("size".to_owned(), json!(hex(size.to_le_bytes())));
         }
         let mut members = Map::from_iter([
             ("quote".to_owned(), quote),
@@ -201,7 +189,7 @@ impl Verified {
             ("root_key_id", json!(hex(&platform.root_key_id))),
             (
                 "platform_instance_id",
-                json!(pck.platform_instance_id.map(|id| hex(&id))),
+                json!(pck.platform_instance_id.map(hex)),
             ),
             ("is_dynamic_platform", flag(pck.dynamic_platform)),
             ("is_cached_keys", flag(pck.cached_keys)),

@@ -7,11 +7,12 @@
 use super::api;
 use super::record::{LABEL, MANAGED_BY};
 use super::secrets::Vault;
-use crate::model::{Machine, NodeName, hex};
+use crate::model::{Machine, NodeName};
 use crate::provision::Error;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret as Object;
 use kbs_protocol::Secret;
+use kbs_protocol::encoding::hex;
 use kube::api::{Api, ListParams, ObjectMeta, Patch, PatchParams};
 use kube::{Client, Resource as _, ResourceExt as _};
 use sha2::{Digest as _, Sha256};
@@ -132,7 +133,7 @@ fn take_in(object: Object, node: &NodeName, vault: &mut Vault) {
 
 /// A node's name may have characters that an object's name may not.
 fn name(node: &NodeName) -> String {
-    let digest = hex(&Sha256::digest(node.to_string()));
+    let digest = hex::encode(Sha256::digest(node.to_string()));
     format!("sheepfold-copy-{}", digest.get(..32).unwrap_or_default())
 }
 

@@ -100,7 +100,7 @@ impl Deployer {
         }
     }
 
-    /// Removes the Trustee that ran for this cluster before it named another KBS, which has everything by now; when
+    /// Removes the Trustee that ran for this cluster before it named another KBS, which has everything by now: when
     /// `seen` that something of it is there, or for the first time. What cannot be made again stays: its volume, with
     /// every machine's secret as long as that Trustee was the KBS, and its keys.
     ///
@@ -109,7 +109,7 @@ impl Deployer {
     pub fn retire(&mut self, cluster: &TrustedExecutionCluster, seen: bool) -> Result<(), Error> {
         let uid = cluster.uid().unwrap_or_default();
         let is_known = self.retired.as_ref().is_some_and(|(of, _)| *of == uid);
-        if cluster.spec.kbs.is_none() || (is_known && !seen) {
+        if is_known && !seen {
             return Ok(());
         }
         let volumes = self.objects.remove(&uid)?;

@@ -11,6 +11,7 @@ use crate::model::{AkPublic, BootTuple, Boots, InitDataDigest, Machine, Options,
 use crate::provision::load;
 use crate::provision::objects;
 use kbs_protocol::Secret;
+use kbs_protocol::encoding::hex;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a cluster asks of its machines.
@@ -121,10 +122,9 @@ pub(super) fn reference(spec: &ApprovedImageSpec) -> Result<Option<&str>, String
         (image, reference) => image.as_ref().or(reference.as_ref()),
     };
     let has_digest = |image: &str| {
-        image.rsplit_once("@sha256:").is_some_and(|(_, digest)| {
-            let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-            digest.len() == DIGEST && digest.chars().all(hex)
-        })
+        image
+            .rsplit_once("@sha256:")
+            .is_some_and(|(_, digest)| hex::is_lower(digest, SHA256))
     };
     match image {
         Some(image) if !has_digest(image) => Err(format!(
@@ -237,5 +237,5 @@ pub(super) fn key_place(reference: &KeyReference) -> (&str, &str) {
     (&reference.secret, key)
 }
 
-/// Hexadecimal digits of a SHA-256.
-const DIGEST: usize = 64;
+/// Bytes of one.
+const SHA256: usize = 32;

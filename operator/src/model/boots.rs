@@ -3,10 +3,10 @@
 //! What machines may have booted: tuples of PCR values, launch measurements, firmware levels. Becomes the
 //! reference values that the attestation policy compares claims with.
 
-use super::identity::hex;
 use super::{Error, seals};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kbs_protocol::encoding::hex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,10 +105,10 @@ impl Boots {
     pub fn before_the_seal(&self, pcrs: &[[u8; 32]]) -> bool {
         let shows = |pcr: &Pcr, value: &String| {
             let found = pcrs.get(usize::from(pcr.0));
-            found.is_some_and(|found| hex(found) == *value)
+            found.is_some_and(|found| hex::encode(found) == *value)
         };
         self.tuples.iter().any(|BootTuple(members)| {
-            let untouched = hex(&[0; 32]);
+            let untouched = hex::encode([0; 32]);
             let seal = members.get(&PCR_SEAL).unwrap_or(&untouched);
             shows(&PCR_SEAL, seal) && members.iter().all(|(pcr, value)| shows(pcr, value))
         })
@@ -163,13 +163,13 @@ impl Boots {
         let mut seals = BTreeSet::new();
         for BootTuple(members) in &self.tuples {
             let inside = members.get(&PCR_SEAL).cloned();
-            let inside = inside.unwrap_or_else(|| hex(&[0; 32]));
+            let inside = inside.unwrap_or_else(|| hex::encode([0; 32]));
             let after = seals::of_pcr11(&inside).into_iter();
             seals.extend(after.map(|after| (inside.clone(), after)));
         }
         for TdxLaunch(members) in &self.tdx_launches {
             let inside = members.get(RTMR_SEAL).cloned();
-            let inside = inside.unwrap_or_else(|| hex(&[0; 48]));
+            let inside = inside.unwrap_or_else(|| hex::encode([0; 48]));
             let after = seals::of_rtmr3(&inside);
             seals.insert((inside, after));
         }
@@ -311,13 +311,12 @@ impl fmt::Display for Pcr {
 
 /// Claims are compared as text, so only the one spelling that verifiers use is good enough.
 fn digest<const N: usize>(what: &'static str, text: &str) -> Result<(), Error> {
-    let digit = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f');
     let expected = if N == 32 {
         "64 lower-case hexadecimal digits"
     } else {
         "96 lower-case hexadecimal digits"
     };
-    match text.len() == hex(&[0; N]).len() && text.bytes().all(digit) {
+    match hex::is_lower(text, N) {
         true => Ok(()),
         false => Err(Error::malformed(what, text, expected)),
     }
@@ -332,6 +331,7 @@ const TDX_REQUIRED: [&str; 3] = ["mr_td", "rtmr_1", "rtmr_2"];
 #[cfg(test)]
 mod tests {
     use super::{BootTuple, Boots, Measurement, Pcr, TcbFloor, TdxLaunch};
+    use kbs_protocol::encoding::hex;
     use serde_json::{Value, from_value, json};
 
     #[test]
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_boot_is_whole_and_before_the_seal() {
-        let digest = |n: u8| super::hex(&[n; 32]);
+        let digest = |n: u8| hex::encode([n; 32]);
         let mut pcrs = vec![[0; 32]; 24];
         (pcrs[4], pcrs[7]) = ([4; 32], [7; 32]);
         let approved = |tuples: Value| Boots {
@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn each_value_of_the_seals_register_has_its_ends() {
-        let (digest, register) = (|n: u8| super::hex(&[n; 32]), |n: u8| super::hex(&[n; 48]));
+        let (digest, register) = (|n: u8| hex::encode([n; 32]), |n: u8| hex::encode([n; 48]));
         let tuple = |pcr04: u8, pcr11: Option<u8>| {
             let mut tuple = json!({"pcr04": digest(pcr04)});
             if let Some(pcr11) = pcr11 {

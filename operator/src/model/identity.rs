@@ -7,6 +7,7 @@ use super::{Error, SEGMENT, segment};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs_protocol::NodeId;
+use kbs_protocol::encoding::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
@@ -72,7 +73,7 @@ impl InitDataDigest {
             .iter_mut()
             .zip(self.0)
             .for_each(|(to, from)| *to = from);
-        [hex(&pcr), hex(&self.0), hex(&padded)]
+        [hex::encode(pcr), hex::encode(self.0), hex::encode(padded)]
     }
 
     /// The name of the reference value that holds a register: `node_init_` and its first two digits.
@@ -156,16 +157,6 @@ impl fmt::Display for NodeName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Lower-case hexadecimal, as all claims have it.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 pub(crate) const AK_SHARD: &str = "node_ak_";

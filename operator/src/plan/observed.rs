@@ -5,6 +5,7 @@
 use super::{Entries, Shape, Write, entries::EntryId};
 use crate::model::{AK_SHARD, NodeName, REPOSITORY, RUNTIME, SecretId};
 use crate::policy;
+use kbs_protocol::encoding::hex;
 use kbs_protocol::resource::ResourcePath;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -341,5 +342,5 @@ impl Observed {
 const AFTER_SHARDS: &str = "node_j";
 
 fn digest(text: &str) -> String {
-    crate::model::hex(&Sha256::digest(text))
+    hex::encode(Sha256::digest(text))
 }

@@ -10,6 +10,7 @@ use crate::model::SecretId;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ignition_config::check;
+use kbs_protocol::encoding::hex;
 use kbs_protocol::{Blame as _, Secret};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -47,7 +48,7 @@ impl Config {
         };
         let id = SecretId(format!(
             "config-{}",
-            crate::model::hex(
+            hex::encode(
                 Sha256::digest(text.expose())
                     .get(..ID_LENGTH)
                     .unwrap_or_default()

@@ -7,6 +7,7 @@ use super::load::beside;
 use super::{Error, Place, objects};
 use crate::model::{SecretId, Tag};
 use kbs_protocol::Secret;
+use kbs_protocol::encoding::hex;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -34,7 +35,7 @@ impl Resource {
             }
             _ => {
                 let digest = Sha256::digest(content.expose());
-                let id = crate::model::hex(digest.get(..ID_LENGTH).unwrap_or_default());
+                let id = hex::encode(digest.get(..ID_LENGTH).unwrap_or_default());
                 let id = SecretId(format!("runtime-{id}"));
                 Ok(Self { content, id })
             }

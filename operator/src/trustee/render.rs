@@ -9,7 +9,7 @@
 use super::{Storage, Wanted};
 use crate::kbs_admin::NAME as OPERATOR;
 use crate::kbs_admin::config::{KbsConfig, Version, kbs_config};
-use crate::model::hex;
+use kbs_protocol::encoding::hex;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -84,7 +84,7 @@ fn configuration_digest(config: &str, facts: &Facts) -> String {
         digest.update(part.len().to_be_bytes());
         digest.update(part);
     }
-    hex(&digest.finalize())
+    hex::encode(digest.finalize())
 }
 
 fn configuration(config: &str, facts: &Facts) -> Value {

@@ -108,15 +108,9 @@ impl Store for LayoutStore {
         descriptor: &Descriptor,
         _is_manifest: bool,
     ) -> Result<Box<dyn Read + '_>, Error> {
-        let (algorithm, hex) = descriptor.digest.split_once(':').unwrap_or_default();
         // A digest becomes a path here.
-        if algorithm != "sha256" || !hex.bytes().all(|c| c.is_ascii_hexdigit()) {
-            return Err(Error::Reference {
-                got: descriptor.digest.clone(),
-                expected: "a digest: sha256: and 64 lower-case hexadecimal digits",
-            });
-        }
-        self.file(&format!("blobs/{algorithm}/{hex}"))
+        let hex = descriptor.sha256()?;
+        self.file(&format!("blobs/sha256/{hex}"))
     }
 }
 

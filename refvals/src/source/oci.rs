@@ -6,6 +6,7 @@
 use super::Options;
 use super::verified::Verified;
 use crate::Error;
+use kbs_protocol::encoding::hex;
 use measured_boot::facts::ImageFacts;
 use measured_boot::image::{Architecture, Choice, Scanner};
 use serde::Deserialize;
@@ -80,6 +81,20 @@ impl Descriptor {
             annotations: BTreeMap::new(),
         }
     }
+
+    /// The digits of its digest.
+    pub(super) fn sha256(&self) -> Result<&str, Error> {
+        sha256(&self.digest).ok_or_else(|| Error::Reference {
+            got: self.digest.clone(),
+            expected: "a digest: sha256: and 64 lower-case hexadecimal digits",
+        })
+    }
+}
+
+/// The digits of a digest; one in another spelling is none, because digests are compared as text.
+pub(super) fn sha256(digest: &str) -> Option<&str> {
+    let digits = digest.strip_prefix("sha256:");
+    digits.filter(|digits| hex::is_lower(digits, SHA256))
 }
 
 /// Looks through the image that a descriptor leads to.
@@ -287,3 +302,5 @@ const LABEL: &str = "org.coreos.pcrs";
 pub(super) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 pub(super) const MAX_CONFIG: u64 = 8 * 1024 * 1024;
 const MAX_LAYERS: usize = 1024;
+/// Bytes of a digest.
+const SHA256: usize = 32;

@@ -5,7 +5,7 @@
 
 mod login;
 
-use super::oci::{Descriptor, Store};
+use super::oci::{self, Descriptor, Store};
 use crate::{Error, Given};
 use login::{Challenge, Login};
 use reqwest::StatusCode;
@@ -78,9 +78,7 @@ impl Reference {
         };
         let repository = repository.split(':').next().unwrap_or_default().to_owned();
         let fits = |c: u8| c.is_ascii_alphanumeric() || b"/._-".contains(&c);
-        let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-        let is_digest = |hash: &str| hash.len() == 64 && hash.bytes().all(hex);
-        let is_good = digest.strip_prefix("sha256:").is_some_and(is_digest)
+        let is_good = oci::sha256(digest).is_some()
             && !repository.is_empty()
             && repository.bytes().all(fits)
             && !repository

@@ -19,16 +19,7 @@ pub(super) struct Verified<'a> {
 
 impl<'a> Verified<'a> {
     pub(super) fn new(source: Box<dyn Read + 'a>, descriptor: &Descriptor) -> Result<Self, Error> {
-        let hex = descriptor
-            .digest
-            .strip_prefix("sha256:")
-            .unwrap_or_default();
-        if hex.len() != 64 || !hex.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(Error::Reference {
-                got: descriptor.digest.clone(),
-                expected: "a digest: sha256: and 64 lower-case hexadecimal digits",
-            });
-        }
+        descriptor.sha256()?;
         Ok(Self {
             source,
             hasher: Sha256::new(),

@@ -29,7 +29,7 @@ type Change = fn(&mut Value, &mut BTreeMap<String, Value>);
 fn a_real_milan_is_approved_as_it_is_and_not_otherwise() {
     let (report, ..) = milan();
     let mut claims = Value::Object(snp::facts(&report));
-    claims["measurement"] = json!(hex(&report.measurement));
+    claims["measurement"] = json!(hex(report.measurement));
     let tcb = &report.reported_tcb;
     let floor = json!({
         "bootloader": tcb.bootloader, "microcode": tcb.microcode, "snp": tcb.snp, "tee": tcb.tee,

@@ -44,12 +44,12 @@ fn good_reports_of_each_generation_say_what_the_policies_read() {
                     "reported_tcb_bootloader": 4, "reported_tcb_tee": 0, "reported_tcb_snp": 24,
                     "reported_tcb_microcode": 219,
                     "platform_tsme_enabled": false, "platform_smt_enabled": true,
-                    "chip_id": super::super::hex(&chip.template.chip_id),
+                    "chip_id": super::super::hex(chip.template.chip_id),
                 })
             );
             assert!(claims.report_data.ends_with(&"0".repeat(32)));
             let host_data: [u8; 32] = init_data().launch_register();
-            assert_eq!(claims.init_data, Some(super::super::hex(&host_data)));
+            assert_eq!(claims.init_data, Some(super::super::hex(host_data)));
         }
     }
 }

@@ -59,7 +59,7 @@ fn good_quotes_say_what_the_policies_read() {
         );
         assert_eq!(body["mr_td"], "7d".repeat(48));
         assert_eq!(body["rtmr_3"], "0".repeat(96));
-        assert_eq!(body["rtmr_1"], super::super::hex(&rtmrs[1]));
+        assert_eq!(body["rtmr_1"], super::super::hex(rtmrs[1]));
         assert_eq!(header["tee_type"], "81000000");
         assert_eq!(header["version"], format!("0{}00", kind.0));
         assert_eq!(claims.claims["quote"]["type"].is_null(), kind.0 == 4);
@@ -75,7 +75,7 @@ fn good_quotes_say_what_the_policies_read() {
             true
         );
         let register: [u8; 48] = init_data().launch_register();
-        assert_eq!(claims.init_data, Some(super::super::hex(&register)));
+        assert_eq!(claims.init_data, Some(super::super::hex(register)));
         // Without a log the registers still stand.
         verify(
             Tee::Tdx,

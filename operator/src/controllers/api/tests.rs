@@ -172,6 +172,8 @@ fn rules_for_images() {
             "quay.io/os:latest",
             "quay.io/os@sha256:abc",
             &format!("{digest}0"),
+            &digest.replace("aaaa", "AAAA"),
+            &digest.replace("aaaa", "zzzz"),
         ] {
             rules.refused(&image(name, bad), None, "must carry a digest");
         }

@@ -5,9 +5,9 @@
 
 use super::problem::Problem;
 use crate::controllers::api;
-use crate::model::hex;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret as Object};
 use kbs_protocol::Secret;
+use kbs_protocol::encoding::hex;
 use kube::Client;
 use kube::api::Api;
 use measured_boot::platform::PlatformFacts;
@@ -72,7 +72,7 @@ impl Material {
         let key = entry.key.as_deref().unwrap_or(usual);
         let bytes = self.config_map(image, &entry.config_map, key)?;
         let name = format!("ConfigMap {:?}", entry.config_map);
-        let digest = hex(&Sha256::digest(&bytes));
+        let digest = hex::encode(Sha256::digest(&bytes));
         let given = Given::bytes(name, Secret::new(bytes)).by(setting);
         Ok(Some((given, digest)))
     }

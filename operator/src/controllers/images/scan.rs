@@ -7,12 +7,12 @@ use super::material::Material;
 use super::problem::Problem;
 use crate::controllers::api::{self, Computed, ComputedBoot};
 use crate::controllers::parse;
-use crate::model::hex;
 use crate::provision::images::choice;
 use crate::provision::images::rollout::{self, Failure, Member, Platforms, Remark, Why};
 use crate::provision::objects::Boot;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
+use kbs_protocol::encoding::hex;
 use measured_boot::combine::{self, Tuple};
 use refvals::platform::load_rows_with;
 use refvals::{Given, source};
@@ -121,7 +121,7 @@ impl Group<'_> {
         for (row, image) in rows {
             let loaded = load_rows_with(std::slice::from_ref(row), |source| {
                 let (facts, bytes) = self.material.platform(image, source)?;
-                read.push(json!([source, hex(&Sha256::digest(bytes))]));
+                read.push(json!([source, hex::encode(Sha256::digest(bytes))]));
                 Ok(facts)
             });
             let (facts, changes) = loaded?;
@@ -144,7 +144,7 @@ impl Group<'_> {
         });
         let cosign = cosign.map(|(_, digest)| digest);
         let all = json!([COMPUTATION, images.collect::<Vec<_>>(), platforms, cosign]);
-        hex(&Sha256::digest(all.to_string()))
+        hex::encode(Sha256::digest(all.to_string()))
     }
 
     fn member(
@@ -288,16 +288,4 @@ const COMPUTATION: u32 = 1;
 /// For the layers of one image.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 /// Of one image: some 300 bytes each in its status, of the 1.5 MiB that an API server keeps.
-const MOST_BOOTS: usize = 1000;
-
-#[cfg(test)]
-mod tests {
-    use super::{MOST_BOOTS, fits};
-
-    #[test]
-    fn a_status_has_room_for_so_many_boots() {
-        assert_eq!(fits("os", MOST_BOOTS), Ok(()));
-        let refused = fits("os", MOST_BOOTS.saturating_add(1)).unwrap_err();
-        assert_eq!((&*refused.image, refused.reason), ("os", "TooMany"));
-    }
-}
+pub(super) const MOST_BOOTS: usize = 1000;

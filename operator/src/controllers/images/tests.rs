@@ -201,10 +201,12 @@ fn a_scan_is_due_once_and_after_a_failure_later_and_later() {
     desk.ended(&due, Ok(()), at);
     set(&mut inventory, "a", own, computed('a', json!([])));
     desk.take(order(&inventory, Again::Nothing));
-    assert_eq!(
-        names(desk.due(at + Duration::from_secs(1))),
-        Some(vec!["c".to_owned()])
-    );
+    at += Duration::from_secs(1);
+    let due = desk.due(at).unwrap();
+    assert_eq!(Vec::from_iter(&due), ["c"]);
+    // It waits as long when it had never failed before.
+    desk.ended(&due, Err(false), at);
+    assert_eq!(desk.next().unwrap() - at, LONGEST);
 }
 
 /// What it was computed for is no longer there, whatever its name says.
@@ -230,6 +232,10 @@ fn what_is_settled_is_due_again_when_it_is_something_else() {
     };
     assert_eq!(due(&inventory), ["a", "b"]);
     assert_eq!(due(&inventory), [""; 0]);
+    set(&mut inventory, "a", json!({"image": image('c')}), json!({}));
+    assert_eq!(due(&inventory), ["a"]);
+    set(&mut inventory, "a", a.clone(), json!({}));
+    assert_eq!(due(&inventory), ["a"]);
     // Deleted and made anew with the same text.
     let mut again = object("ApprovedImage", "a", a.clone(), json!({}));
     again["metadata"]["uid"] = "other".into();
@@ -246,12 +252,20 @@ fn what_is_settled_is_due_again_when_it_is_something_else() {
     // Connected and parted.
     let mut updated = b.clone();
     updated["updatesFrom"] = json!(["a"]);
-    set(&mut inventory, "b", updated, json!({}));
+    set(&mut inventory, "b", updated.clone(), json!({}));
     assert_eq!(due(&inventory), ["a+b"]);
     set(&mut inventory, "b", b, json!({}));
     assert_eq!(due(&inventory), ["a", "b"]);
-    inventory.set_image("b", None, &mut Dirty::default());
+    // What it is updated from goes, and comes back.
+    set(&mut inventory, "b", updated, json!({}));
+    assert_eq!(due(&inventory), ["a+b"]);
+    inventory.set_image("a", None, &mut Dirty::default());
+    assert_eq!(due(&inventory), ["a+b"]);
     assert_eq!(due(&inventory), [""; 0]);
+    set(&mut inventory, "a", a, json!({}));
+    assert_eq!(due(&inventory), ["a+b"]);
+    inventory.set_image("b", None, &mut Dirty::default());
+    assert_eq!(due(&inventory), ["a"]);
 }
 
 #[test]

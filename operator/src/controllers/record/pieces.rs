@@ -3,10 +3,11 @@
 //! Pieces of a record as ConfigMaps, and which of them a write belongs to.
 
 use super::{Counters, LABEL, MANAGED_BY, VolumeKey};
-use crate::model::{AK_SHARD, INIT_SHARD, NodeName, hex};
+use crate::model::{AK_SHARD, INIT_SHARD, NodeName};
 use crate::plan::{Note, Observed};
 use crate::provision::Error;
 use k8s_openapi::api::core::v1::ConfigMap;
+use kbs_protocol::encoding::hex;
 use kube::ResourceExt as _;
 use kube::api::{Api, ListParams, ObjectMeta, PostParams};
 use serde::{Deserialize, Serialize};
@@ -165,7 +166,10 @@ pub(super) fn piece_of_path(path: &str) -> String {
 pub(super) fn piece_of_value(name: &str) -> String {
     let first = |prefix: &str, piece: &str| {
         let rest = name.strip_prefix(prefix)?;
-        Some(format!("{piece}-{}", hex(rest.get(..1)?.as_bytes())))
+        Some(format!(
+            "{piece}-{}",
+            hex::encode(rest.get(..1)?.as_bytes())
+        ))
     };
     first(AK_SHARD, "ak")
         .or_else(|| first(INIT_SHARD, "init"))
@@ -184,7 +188,7 @@ pub(super) fn piece_of_node(node: &NodeName) -> String {
         Some(head) => format!("node-{head}"),
         None => format!(
             "node-{}",
-            hex(&Sha256::digest(&text)).get(..2).unwrap_or("00")
+            hex::encode(Sha256::digest(&text)).get(..2).unwrap_or("00")
         ),
     }
 }

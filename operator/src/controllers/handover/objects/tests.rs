@@ -4,6 +4,7 @@
 
 use super::of;
 use crate::controllers::api;
+use crate::model::Boots;
 use crate::plan::Observed;
 use crate::provision::Directory;
 use crate::provision::record::State;
@@ -132,4 +133,27 @@ fn an_image_approves_what_it_did() {
     assert_eq!(image["metadata"]["name"], "os-1");
     let tuple = &image["spec"]["referenceValues"]["bootTuples"][0];
     assert_eq!(tuple, &boot_tuple(1));
+}
+
+#[test]
+fn what_was_computed_is_approved_too_and_as_one() {
+    let (_dir, mut read) = directory(TLS, "", "  state: approved\n");
+    let approved = |read: &Directory| {
+        let images = of(read, &state(&[])).unwrap().images.into_iter();
+        let images = images.map(|image| {
+            let name = image["metadata"]["name"].as_str().unwrap().to_owned();
+            let tuples = image["spec"]["referenceValues"]["bootTuples"].clone();
+            (name, tuples)
+        });
+        images.collect::<Vec<_>>()
+    };
+    // It states nothing: what it boots was computed, and the operator would take its empty values for its word.
+    read.images.insert("scanned".to_owned(), Boots::default());
+    let stated = ("os-1".to_owned(), json!([boot_tuple(1)]));
+    assert_eq!(approved(&read), std::slice::from_ref(&stated));
+    let computed = json!({"bootTuples": [boot_tuple(2)]});
+    let computed = serde_json::from_value(computed).unwrap();
+    read.desired.boots.extend(computed);
+    let computed = ("first-computed".to_owned(), json!([boot_tuple(2)]));
+    assert_eq!(approved(&read), [stated, computed]);
 }

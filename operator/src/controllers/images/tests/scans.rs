@@ -4,12 +4,17 @@
 //! says that has no say.
 
 use super::super::material::Material;
+use super::super::scan::MOST_BOOTS;
 use super::super::{Wish, Work, Writer};
 use super::{cluster, set, set_cluster};
 use crate::controllers::inventory::Inventory;
 use crate::controllers::testing::{NAMESPACE, Server};
 use bootable::registry::{Image, Registry, Spoil, as_it_is};
 use bootable::{PLATFORM, files, tuple};
+use measured_boot::bank::Bank;
+use measured_boot::bytes::Blob;
+use measured_boot::pe::PeFacts;
+use measured_boot::uefi::guid;
 use p256::ecdsa::SigningKey;
 use p256::pkcs8::{EncodePublicKey as _, LineEnding};
 use serde_json::{Value, json};
@@ -492,4 +497,87 @@ fn an_update_is_computed_together_and_each_step_needs_both_images() {
     world.approve("a", &old.root, json!({"updatesFrom": ["b"]}));
     world.approve("b", &new.root, json!({}));
     assert!(world.attempt(&["a", "b"]).requests > 0);
+}
+
+/// An EFI_SIGNATURE_LIST of Authenticode digests (UEFI specification, section 32.4.1).
+fn signature_list(digests: &[[u8; 32]]) -> Vec<u8> {
+    let nobody = [0; 16];
+    let entries = digests.iter().map(|digest| [&nobody[..], digest].concat());
+    let entries = entries.collect::<Vec<_>>().concat();
+    let header = [entries.len().saturating_add(28), 0, 48];
+    let header = header.map(|field| u32::try_from(field).unwrap().to_le_bytes());
+    [
+        &guid::CERT_SHA256.to_bytes(),
+        header.as_flattened(),
+        &entries,
+    ]
+    .concat()
+}
+
+#[test]
+fn an_image_that_starts_behind_the_loader_of_another_one_only_is_approved_there() {
+    // Firmware that knows every program but the shim of A.
+    let mut known = Vec::new();
+    for (of, skipped) in [("A", 1), ("B", 0)] {
+        for (path, content) in files(of, of).into_iter().skip(skipped) {
+            let file = PeFacts::read(path, &content).unwrap();
+            let digest = file.authenticode.get(Bank::Sha256).unwrap();
+            known.push(digest.as_bytes().try_into().unwrap());
+        }
+    }
+    let mut firmware = refvals::platform::load("profile:debian13-ovmf-snakeoil", None).unwrap();
+    firmware
+        .variables
+        .insert("db".to_owned(), Blob(signature_list(&known)));
+    let (a, b) = (image("A"), image("B"));
+    let mut world = World::with(&[&a, &b], as_it_is);
+    let data = json!({"platform.json": json!(firmware).to_string()});
+    config_map(&world.server, "firmware", data);
+    let on_it = |more: Value| {
+        let mut spec = json!({"platforms": ["configmap:firmware"]});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        spec
+    };
+    world.approve("a", &a.root, on_it(json!({})));
+    world.approve("b", &b.root, on_it(json!({})));
+    let alone = world.attempt(&["a"]);
+    assert_eq!(alone.reasons("a").last(), Some(&"NotPredictable"));
+    assert_eq!(world.attempt(&["b"]).ended, Ok(()));
+    assert_eq!((world.approved("a"), world.approved("b")), (0, 1));
+
+    world.approve("a", &a.root, on_it(json!({"updatesFrom": ["b"]})));
+    assert_eq!(
+        world.attempt(&["a", "b"]).ended,
+        Ok(()),
+        "{}",
+        world.says("a")
+    );
+    let boots = world.computed("a")["boots"].as_array().unwrap();
+    let behind: Vec<_> = boots.iter().map(|boot| &boot["with"]).collect();
+    assert_eq!(behind, [&json!([b.root])]);
+}
+
+#[test]
+fn an_image_of_more_boots_than_its_status_can_have_is_refused() {
+    let os = image("A");
+    let mut world = World::with(&[&os], as_it_is);
+    let mut facts = refvals::platform::load(PLATFORM, None).unwrap();
+    let mut platforms = Vec::new();
+    for number in 0..=MOST_BOOTS {
+        let dbx = u64::try_from(number).unwrap().to_be_bytes();
+        let dbx = signature_list(&[*[dbx; 4].as_flattened().first_chunk().unwrap()]);
+        facts.variables.insert("dbx".to_owned(), Blob(dbx));
+        let data = json!({"platform.json": json!(facts).to_string()});
+        config_map(&world.server, &format!("firmware-{number}"), data);
+        platforms.push(format!("configmap:firmware-{number}"));
+    }
+    world.approve("os", &os.root, json!({"platforms": platforms}));
+    assert_eq!(world.attempt(&["os"]).events, ["TooMany"]);
+    assert_eq!(world.approved("os"), 0);
+    platforms.pop();
+    world.approve("os", &os.root, json!({"platforms": platforms}));
+    assert_eq!(world.attempt(&["os"]).events, ["Computed"]);
+    assert_eq!(world.approved("os"), MOST_BOOTS);
 }

@@ -6,7 +6,9 @@ use super::super::tests::worker;
 use super::{Findings, judge};
 use crate::controllers::api::Phase;
 use crate::controllers::inventory::{Dirty, Inventory};
+use crate::controllers::parse;
 use crate::controllers::record::{Counters, Record};
+use crate::controllers::status::FINALIZER;
 use crate::controllers::testing::Server;
 use crate::model::{RUNTIME, SecretId, Tag};
 use crate::plan::{Observed, Write};
@@ -250,12 +252,17 @@ fn a_machine_that_is_deleted_stays_until_nothing_of_it_is_stored() {
         let mut worker = worker(&server);
         let mut dirty = Dirty::default();
         let cluster = inventory(json!({})).clusters().next().cloned();
+        server.put(json!(cluster));
         worker.inventory.set_cluster("a", cluster, &mut dirty);
         let mut machine = |name: &str, deleted: &Value| {
             let object = json!({
                 "apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": "Machine",
-                "metadata": {"name": name, "deletionTimestamp": deleted}, "spec": {"attestationKey": ak(1)},
+                "metadata": {
+                    "name": name, "uid": name, "deletionTimestamp": deleted, "finalizers": [FINALIZER],
+                },
+                "spec": {"attestationKey": ak(1)},
             });
+            server.put(object.clone());
             let object = serde_json::from_value(object).unwrap();
             worker.inventory.set_machine(name, Some(object), &mut dirty);
         };
@@ -271,7 +278,16 @@ fn a_machine_that_is_deleted_stays_until_nothing_of_it_is_stored() {
             record.begin(std::slice::from_ref(&write), 1).unwrap();
             record.finish(std::slice::from_ref(&write)).unwrap();
         }
-        let entry = &worker.inventory.machines()["m"];
-        assert_eq!(worker.may_go(entry, &record), may_go, "{what}");
+        worker.record = Some(("a".to_owned(), record));
+        let of_cluster = worker.inventory.clusters().next().unwrap().clone();
+        let of_cluster = parse::cluster(&of_cluster).unwrap();
+        worker
+            .report(&of_cluster, &dirty, &Findings::default())
+            .unwrap();
+        let freed = server.writes().into_iter().any(|write| {
+            let metadata = &write.body["metadata"];
+            metadata["uid"] == "m" && metadata["finalizers"] == json!([])
+        });
+        assert_eq!(freed, may_go, "{what}");
     }
 }
