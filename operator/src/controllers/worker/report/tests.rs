@@ -4,6 +4,7 @@
 
 use super::super::tests::worker;
 use super::{Findings, judge};
+use crate::controllers::Error;
 use crate::controllers::api::Phase;
 use crate::controllers::inventory::{Dirty, Inventory};
 use crate::controllers::parse;
@@ -290,4 +291,39 @@ fn a_machine_that_is_deleted_stays_until_nothing_of_it_is_stored() {
         });
         assert_eq!(freed, may_go, "{what}");
     }
+}
+
+/// A KBS that is away says nothing new about a machine that stood somehow before.
+#[test]
+fn while_nothing_can_be_done_new_machines_wait_and_the_others_stand_as_they_stood() {
+    let server = Server::start();
+    let mut worker = worker(&server);
+    let mut dirty = Dirty::default();
+    for (number, name, phase, deleted) in [
+        (1, "new", Value::Null, Value::Null),
+        (2, "served", json!("Served"), Value::Null),
+        (3, "going", Value::Null, json!("2026-01-01T00:00:00Z")),
+    ] {
+        let object = json!({
+            "apiVersion": "trusted-execution-clusters.io/v1alpha1", "kind": "Machine",
+            "metadata": {"name": name, "uid": name, "deletionTimestamp": deleted},
+            "spec": {"attestationKey": ak(number)}, "status": {"phase": phase},
+        });
+        server.put(object.clone());
+        let object = serde_json::from_value(object).unwrap();
+        worker.inventory.set_machine(name, Some(object), &mut dirty);
+    }
+    let away = Error::Cluster("it is away".to_owned());
+    worker.report_waiting(&dirty, &away);
+    let writes = server.writes();
+    let [write] = writes.as_slice() else {
+        panic!("{writes:?}")
+    };
+    assert_eq!(write.body["metadata"]["name"], "new");
+    let status = &write.body["status"];
+    assert_eq!(status["phase"], "Registered");
+    assert!(status["reason"].as_str().unwrap().contains("it is away"));
+    // Said once.
+    worker.report_waiting(&dirty, &away);
+    assert_eq!(server.writes().len(), 0);
 }
