@@ -94,6 +94,27 @@ fn the_seal_moves_pcr_11_once_a_boot() {
     assert_eq!(machine.pcr(11), SEALED);
 }
 
+/// Whoever extends it at the same moment leaves a register that nobody predicted; that is not for later to find out.
+#[test]
+fn a_register_that_moves_otherwise_than_it_was_told_is_no_seal() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.tpm.on_response(|tpm, command, _| {
+        if command == "PCR_Extend" {
+            tpm.extend(11, &[7; 32]).unwrap();
+        }
+    });
+    let error = machine.seal(Seal::Pcr11).unwrap_err().to_string();
+    let says = format!(
+        "pcr11 was {} and is {} now",
+        "0".repeat(64),
+        machine.pcr(11)
+    );
+    assert!(error.contains(&says), "{error}");
+    assert_eq!(machine.run.read().unwrap().phase, Phase::Open);
+}
+
 #[test]
 fn without_a_memory_the_door_is_shut_and_the_boot_ends() {
     let Some(machine) = Machine::new() else {

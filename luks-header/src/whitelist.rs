@@ -94,12 +94,6 @@ fn only<'t, T>(
 }
 
 fn encryption(segment: &Segment, rules: &Rules) -> Result<(Cipher, Integrity), Refusal> {
-    if segment.r#type != "crypt" {
-        return refused(format!(
-            "a segment of type {}, expected crypt",
-            quoted(&segment.r#type)
-        ));
-    }
     let cipher = Cipher::named(&segment.encryption);
     let Some(cipher) = cipher.filter(|cipher| rules.ciphers.contains(cipher)) else {
         return not_allowed(

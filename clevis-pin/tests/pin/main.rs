@@ -13,6 +13,7 @@
 mod common;
 mod jose;
 mod properties;
+mod sss;
 mod story;
 mod upstream;
 mod vectors;

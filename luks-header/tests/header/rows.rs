@@ -329,6 +329,16 @@ fn second_slot(json: &mut Value, at: u64) {
 }
 
 #[test]
+fn all_key_slots_are_for_one_key() {
+    let head = bound().with(|json| {
+        second_slot(json, 32768 + 258_048);
+        json["keyslots"]["1"]["key_size"] = json!(32);
+    });
+    let said = head.refusal();
+    assert!(said.contains("for keys of different lengths"), "{said}");
+}
+
+#[test]
 fn overlapping_areas_are_refused() {
     let rules = Rules {
         other_keyslots: true,
@@ -470,6 +480,15 @@ fn authenticated_volumes_must_be_exactly_that() {
         (with("none", "aes-xts-plain64", 96), &hmac),
         (with("hmac(sha256)", "aes-xts-plain64", 64 + 16), &hmac),
         (with("hmac(sha256)", "aes-gcm-random", 32), &aead),
+        // A cipher that authenticates by itself beside a hash that does, whoever allowed both.
+        (
+            with("hmac(sha256)", "aes-gcm-random", 32 + 32),
+            &rules(Integrity::HmacSha256, Cipher::AesGcm),
+        ),
+        (
+            with("aead", "aes-xts-plain64", 64),
+            &rules(Integrity::Aead, Cipher::AesXts),
+        ),
         (with("aead", "aes-xts-plain64", 64), &hmac),
     ] {
         assert!(head.examine(rules).is_err());

@@ -2,7 +2,7 @@
 
 //! A confidential machine of Azure, from the paravisor's vTPM to the secret.
 
-use crate::paravisor::{Paravisor, Processor};
+use crate::paravisor::{Paravisor, Processor, REPORT};
 use crate::{ATTESTATION, RESOURCE, now};
 use kbs_protocol::encoding::hex;
 use kbs_protocol::init_data::InitDataToml;
@@ -12,6 +12,7 @@ use sheepfold_tests::world::World;
 use soft_tee::snp::{Authority, Generation};
 use soft_tee::tdx::{Platform, Td};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 const INIT_DATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\nuuid = \"7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a01\"\n";
 
@@ -160,16 +161,32 @@ fn what_is_missing_is_named() {
     );
     // A metadata service that is ill.
     world.settings.evidence = good;
-    world.settings.overall = "8s";
+    world.settings.overall = "5s";
     world.configure().unwrap();
-    for (answer, why) in [
-        ("{}", "its answer has another form"),
-        (r#"{"vcekCert":"-"}"#, "its vcekCert is no certificate"),
-        ("x", "its answer has another form"),
+    for (status, answer, why) in [
+        ("200 OK", "{}", "its answer has another form"),
+        (
+            "200 OK",
+            r#"{"vcekCert":"-"}"#,
+            "its vcekCert is no certificate",
+        ),
+        ("200 OK", "x", "its answer has another form"),
+        (
+            "503 Busy",
+            r#"{"vcekCert":"-"}"#,
+            "it answers 503 Service Unavailable",
+        ),
     ] {
-        *paravisor.broken.lock().unwrap() = Some(answer.to_owned());
+        *paravisor.broken.lock().unwrap() = Some((status, answer));
         stops(&world, 12, why);
     }
+    *paravisor.broken.lock().unwrap() = None;
+    // A report about another key than the one that signs.
+    paravisor.other_key.store(true, Ordering::SeqCst);
+    stops(&world, 11, "0x81000003 was replaced while");
+    // A TPM with that key, and no report.
+    world.tpm.tool(&["nvundefine", REPORT, "-C", "o"]).unwrap();
+    stops(&world, 11, "no report in NV index 0x01400001");
     // No paravisor at all.
     let nothing = World::new().unwrap();
     world.settings.tcti = nothing.tpm.tcti();

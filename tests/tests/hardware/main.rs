@@ -14,6 +14,7 @@
 mod azure;
 mod device;
 mod paravisor;
+mod processor;
 
 use kbs_protocol::encoding::hex;
 use serde_json::{Value, json};

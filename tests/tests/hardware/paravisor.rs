@@ -12,7 +12,7 @@ use soft_tee::snp::Chip;
 use soft_tee::tdx::{Platform, Td};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// The processor below.
@@ -21,14 +21,18 @@ pub(crate) enum Processor {
     Intel(Platform, Td),
 }
 
+pub(crate) type Broken = Option<(&'static str, &'static str)>;
+
 /// A paravisor around one TPM. Its threads end with the test.
 pub(crate) struct Paravisor {
     /// For `evidence.metadata`.
     pub(crate) metadata: String,
     reports: Arc<AtomicUsize>,
     requests: Arc<AtomicUsize>,
-    /// What the metadata service answers to everything, if it does not do its work.
-    pub(crate) broken: Arc<Mutex<Option<String>>>,
+    /// Status and body that the metadata service answers to everything, if it does not do its work.
+    pub(crate) broken: Arc<Mutex<Broken>>,
+    /// Whether its reports name another key than the one in the TPM.
+    pub(crate) other_key: Arc<AtomicBool>,
 }
 
 impl Paravisor {
@@ -47,25 +51,29 @@ impl Paravisor {
 
         let reports = Arc::new(AtomicUsize::new(0));
         let (counter, signer) = (Arc::clone(&reports), Arc::clone(&processor));
+        let other_key = Arc::<AtomicBool>::default();
+        let is_other = Arc::clone(&other_key);
         tpm.on_response(move |tpm: &mut Exchange, command, _| {
             if command == "NV_Write"
                 && let Ok(user_data) = tpm.nv_read(USER_DATA, 64)
             {
                 counter.fetch_add(1, Ordering::SeqCst);
+                let mut n = n.clone();
+                n[0] ^= u8::from(is_other.load(Ordering::SeqCst));
                 let variable_data = hcl::variable_data(&n, &e, Some(&user_data));
                 tpm.nv_write(REPORT_INDEX, &signer.report(variable_data))
                     .unwrap();
             }
         });
         let requests = Arc::new(AtomicUsize::new(0));
-        let broken = Arc::<Mutex<Option<String>>>::default();
+        let broken = Arc::<Mutex<Broken>>::default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let metadata = format!("http://{}", listener.local_addr().unwrap());
         let (counter, mood) = (Arc::clone(&requests), Arc::clone(&broken));
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 counter.fetch_add(1, Ordering::SeqCst);
-                let broken = mood.lock().unwrap().clone();
+                let broken = *mood.lock().unwrap();
                 // A client that hangs up notices itself.
                 drop(serve(client, &processor, broken));
             }
@@ -75,6 +83,7 @@ impl Paravisor {
             reports,
             requests,
             broken,
+            other_key,
         }
     }
 
@@ -123,7 +132,7 @@ fn make_key(tpm: &SoftTpm) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// One request of the metadata service.
-fn serve(client: TcpStream, processor: &Processor, broken: Option<String>) -> std::io::Result<()> {
+fn serve(client: TcpStream, processor: &Processor, broken: Broken) -> std::io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
@@ -144,7 +153,7 @@ fn serve(client: TcpStream, processor: &Processor, broken: Option<String>) -> st
         asked.as_str(),
         processor,
     ) {
-        (Some(answer), ..) => ("200 OK", answer),
+        (Some((status, answer)), ..) => (status, answer.to_owned()),
         (_, true, "get /metadata/thim/amd/certification", Processor::Amd(chip)) => (
             "200 OK",
             json!({"vcekCert": chip.vek_pem(), "tcbm": "DB18000000000004"}).to_string(),
@@ -166,7 +175,7 @@ fn serve(client: TcpStream, processor: &Processor, broken: Option<String>) -> st
 }
 
 const AK: &str = "0x81000003";
-const REPORT: &str = "0x1400001";
+pub(crate) const REPORT: &str = "0x1400001";
 const REPORT_INDEX: u32 = 0x0140_0001;
 const USER_DATA: u32 = 0x0140_0002;
 const ATTRIBUTES: &str = "ownerread|ownerwrite|authread|no_da";
