@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Two copies, checksums, and power cuts between them.
 
-use super::made::{Head, bound};
+use super::made::{Head, bound, format, import_token, token};
 use luks_header::Rules;
 use std::ops::Range;
 
@@ -26,7 +26,27 @@ fn one_damaged_copy_is_a_power_cut_and_two_are_damage() {
         assert!(flip(&head, size + at).examine(&Rules::default()).is_ok());
         let both = flip(&flip(&head, at), size + at);
         assert!(both.refusal().contains("checksum does not fit"));
+        // What is there says more than what is not.
+        for (absent, damaged) in [(0, size + at), (size, at)] {
+            let neither = flip(&flip(&head, absent), damaged);
+            assert!(neither.refusal().contains("checksum does not fit"));
+        }
     }
+    assert!(
+        flip(&flip(&head, 0), size)
+            .refusal()
+            .contains("no LUKS2 header")
+    );
+}
+
+#[test]
+fn the_second_copy_is_found_wherever_a_legal_size_puts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = format(dir.path(), &["--luks2-metadata-size", "64k"]);
+    import_token(&path, &token(0));
+    let head = Head::of(&path);
+    assert_eq!(head.size(), 65536);
+    assert!(flip(&head, 0).examine(&Rules::default()).is_ok());
 }
 
 #[test]
@@ -108,12 +128,20 @@ fn the_binary_part_is_read_strictly() {
     };
     assert!(change(6..8, &[0, 1]).contains("LUKS version 1"));
     assert!(change(72..78, b"sha512").contains("checksum is not sha256"));
+    assert!(change(72..80, b"sha256\0x").contains("checksum is not sha256"));
     assert!(change(168..169, b"/").contains("UUID"));
     assert!(change(168..169, b"A").contains("UUID"));
     let mut head = bound();
     head.0[8..16].copy_from_slice(&0x5000_u64.to_be_bytes());
     head.0[0x4008..0x4010].copy_from_slice(&0x5000_u64.to_be_bytes());
     assert!(head.refusal().contains("no legal size"));
+    // As long as the field, which the checksum is not.
+    let mut head = bound();
+    let size = head.size();
+    for copy in [0, 1] {
+        head.0[copy * size + 511] = 1;
+    }
+    assert!(head.refusal().contains("checksum does not fit"));
     // Something behind the text: another parser may read on.
     let mut head = bound();
     let size = head.size();

@@ -151,7 +151,14 @@ fn the_image_for_unlocking_has_nothing_else_in_it() {
     // All of it is all of it, down to the label.
     let whole = Head(volume.image(Extent::Everything).unwrap().head);
     assert_eq!(whole.json(), Head::of(&path).json());
-    assert_eq!(whole.0[..448], Head::of(&path).0[..448]);
+    let (size, original) = (whole.size(), Head::of(&path));
+    assert_eq!(whole.0[..448], original.0[..448]);
+    // The second copy is one of its own kind, where it says it is.
+    assert_eq!(whole.0[size..][..16], original.0[size..][..16]);
+    assert_eq!(whole.0[size..][256..264], original.0[size..][256..264]);
+    let mut alone = whole.clone();
+    alone.0[..size].fill(0);
+    assert!(alone.examine(&rules).is_ok());
 }
 
 #[test]
