@@ -257,7 +257,7 @@ pub(crate) const RESOURCE_SECRET: &str = "the secret stored in the KBS";
 
 #[cfg(test)]
 mod tests {
-    use super::{Error, INIT_DATA, Owner, RESOURCE_PATH, RESOURCE_SECRET};
+    use super::{ENROLMENT_ANSWER, Error, INIT_DATA, Owner, RESOURCE_PATH, RESOURCE_SECRET};
     use crate::Blame;
 
     #[test]
@@ -267,6 +267,10 @@ mod tests {
         assert_eq!(owner(INIT_DATA), Owner::Configuration);
         assert_eq!(owner(RESOURCE_SECRET), Owner::Data);
         assert_eq!(owner("the challenge"), Owner::Server);
+        assert_eq!(owner("the TPM quote (TPMS_ATTEST)"), Owner::Machine);
+        let advice = |what| Error::malformed(what, "x").advice();
+        assert!(advice("the challenge").contains("Trustee KBS"));
+        assert!(advice(ENROLMENT_ANSWER).contains("registrar"));
     }
 
     #[test]

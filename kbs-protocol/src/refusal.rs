@@ -164,8 +164,6 @@ impl Blame for Refusal {
 fn kind_of_type(name: &str, detail: &str, step: Step) -> Option<RefusalKind> {
     Some(match name {
         "AttestationError" if detail.contains("Protocol Version Mismatch") => RefusalKind::Version,
-        "AttestationError" if detail.contains("deserialize Request") => RefusalKind::Request,
-        "AttestationError" if detail.contains("parse KBS version") => RefusalKind::Request,
         "AttestationError" if detail.contains("generate challenge failed") => {
             RefusalKind::ChallengeUnavailable
         }
@@ -493,6 +491,11 @@ mod tests {
             let refusal = Refusal::read(Step::Attest, status, b"<html>no</html>");
             assert_eq!(refusal.kind, kind, "{status}");
             assert!(!refusal.advice().is_empty());
+            let wordless = Refusal::read(Step::Attest, status, b"").to_string();
+            assert!(
+                wordless.ends_with(&format!("(status {status})")),
+                "{wordless}"
+            );
         }
     }
 

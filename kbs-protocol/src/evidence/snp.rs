@@ -152,9 +152,10 @@ const TABLE_LIMIT: usize = 64 * 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::{CertTable, SNP_REPORT_SIZE, SnpEvidence, SnpReport};
+    use super::{CertTable, SIGNED, SNP_REPORT_SIZE, SnpEvidence, SnpReport};
     use serde_json::{Value, json};
     use sev::firmware::host::{CertTableEntry, CertType};
+    use sev::parser::ByteParser as _;
 
     /// Field by field, each byte string filled with its own number, as the firmware lays it out.
     fn raw(version: u8, family: u8, model: u8) -> Vec<u8> {
@@ -304,6 +305,16 @@ mod tests {
             let mut bad = good.clone();
             bad[change.0] = change.1;
             assert!(SnpReport::parse(&bad).is_err(), "{why}");
+        }
+        // All else arrives as it was signed.
+        for (at, bit) in (0..SIGNED).flat_map(|at| [(at, 1), (at, 0x80)]) {
+            let mut other = good.clone();
+            other[at] ^= bit;
+            if let Ok(report) = SnpReport::parse(&other) {
+                let again = report.fields().to_bytes().unwrap();
+                let is_same = again[..SIGNED] == other[..SIGNED];
+                assert!(is_same, "byte {at:#x}");
+            }
         }
         let too_short = SnpReport::parse(&good[1..]).unwrap_err().to_string();
         assert!(too_short.contains("1183 bytes"), "{too_short}");

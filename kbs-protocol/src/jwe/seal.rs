@@ -258,6 +258,11 @@ mod tests {
             (ec("P-521", kw, x), "not a point on P-521"),
             (rsa("RSA1_5", "AQAB"), "RSA1_5"),
             (rsa("RSA-OAEP-256", &"x".repeat(171)), "2048 to 4096"),
+            // 1024 bits, all of them set.
+            (
+                rsa("RSA-OAEP-256", &format!("{}8", "_".repeat(170))),
+                "2048 to 4096",
+            ),
             (rsa("RSA-OAEP-256", "+"), "2048 to 4096"),
         ] {
             let error = ResourceJwe::seal(&key, b"").unwrap_err().to_string();
