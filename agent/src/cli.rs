@@ -219,16 +219,15 @@ fn parse_agent(args: Vec<OsString>) -> Result<Invocation, lexopt::Error> {
         },
         ["verify-binding"] => Command::VerifyBinding,
         ["unlock"] => Command::Unlock(checked(std::mem::take(&mut unlock))?),
-        ["answer"] if unlock.names.len() == 1 && !unlock.test && !unlock.record => {
+        ["answer" | "rebind" | "recovery"] if unlock.test || unlock.record => {
+            return Err("--record and --test go with `unlock` only".into());
+        }
+        ["answer"] if unlock.names.len() == 1 => {
             Command::Answer(checked(std::mem::take(&mut unlock))?)
         }
         ["answer"] => return Err("`answer` needs one --name NAME".into()),
-        ["rebind"] if !unlock.test && !unlock.record => {
-            Command::Rebind(checked(std::mem::take(&mut unlock))?)
-        }
-        ["recovery"] if !unlock.test && !unlock.record => {
-            Command::Recovery(checked(std::mem::take(&mut unlock))?)
-        }
+        ["rebind"] => Command::Rebind(checked(std::mem::take(&mut unlock))?),
+        ["recovery"] => Command::Recovery(checked(std::mem::take(&mut unlock))?),
         [] => return Err("no command: try `trustee-agent --help`".into()),
         other => {
             return Err(format!(
@@ -491,7 +490,30 @@ mod tests {
             (&["t", "unlock"], "--name"),
             (&["t", "answer"], "one --name"),
             (&["t", "answer", "--name", "a", "--name", "b"], "one --name"),
-            (&["t", "answer", "--name", "a", "--test"], "one --name"),
+            (
+                &["t", "answer", "--name", "a", "--test"],
+                "with `unlock` only",
+            ),
+            (
+                &["t", "answer", "--name", "a", "--record"],
+                "with `unlock` only",
+            ),
+            (
+                &["t", "rebind", "--name", "a", "--test"],
+                "with `unlock` only",
+            ),
+            (
+                &["t", "rebind", "--name", "a", "--record"],
+                "with `unlock` only",
+            ),
+            (
+                &["t", "recovery", "--name", "a", "--test"],
+                "with `unlock` only",
+            ),
+            (
+                &["t", "recovery", "--name", "a", "--record"],
+                "with `unlock` only",
+            ),
             (&["t", "answer", "--name", "../a"], "1 to 64 letters"),
             (&["t", "attest", "--name", "x"], "`unlock` only"),
             (&["t", "unlock", "--name", "../x"], "1 to 64 letters"),

@@ -226,6 +226,12 @@ fn a_td_whose_register_cannot_move_is_not_sealed() {
     );
     assert_eq!(machine.pcr(11), SEALED);
     assert_eq!(machine.run.read().unwrap().phase, Phase::Open);
+    // A TD without a TPM has one door, which is no less of one.
+    let alone = Doors {
+        pcr11: None,
+        ..both
+    };
+    assert!(seal(alone, &machine.registers()).is_err());
     // An old kernel, and a kernel whose file is one of data.
     let file = root
         .path()

@@ -121,8 +121,9 @@ impl Files {
             vmpl: u32::from_ne_bytes(asked[64..68].try_into().unwrap()),
             reserved: asked[68..].try_into().unwrap(),
         };
-        self.asked.lock().unwrap().push(asked.clone());
+        // Decided before anybody sees that something was asked, and changes its mind.
         let failure = *self.failure.lock().unwrap();
+        self.asked.lock().unwrap().push(asked.clone());
         if let Some(Failure::Exit(code)) = failure {
             structure[24..].copy_from_slice(&code.to_ne_bytes());
             return Ok(structure);

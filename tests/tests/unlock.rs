@@ -81,6 +81,24 @@ fn an_old_or_foreign_volume_is_told_by_its_key() {
     assert_eq!(test(&world, &mine.path).code, Some(15));
 }
 
+/// As after a power cut while a volume was bound anew.
+#[test]
+fn of_two_bindings_the_one_that_opens_counts() {
+    let (world, node, _) = World::enrolled().unwrap();
+    let volume = Volume::format(&world.node_dir(), "twice").unwrap();
+    let [pin, config] = TRUSTEE;
+    // In the order in which they lie there, the second one is for what the KBS has.
+    for _ in 0..2 {
+        world.store_secret(&node).unwrap();
+        world.bind(&volume, pin, config).success().unwrap();
+    }
+    volume.remove_first_key().unwrap();
+    opened(&test(&world, &volume.path));
+    world.store_secret(&node).unwrap();
+    let neither = test(&world, &volume.path);
+    assert_eq!(neither.code, Some(15), "{neither}");
+}
+
 #[test]
 fn a_key_that_must_be_known_is_not_taken_on_trust() {
     let (mut world, _, _) = World::enrolled().unwrap();

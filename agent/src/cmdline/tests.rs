@@ -98,6 +98,8 @@ fn what_goes_round_the_attestation_is_refused() {
         "rd.luks.options=tpm2-device=auto",
         "luks.options=0b2f4b3c-58a1-4c3c-b8b2-6cb7a3a0a001=header=/dev/vdb",
         "rd.luks.options=_netdev,key-slot=1",
+        "rd.luks.options=header=headless",
+        "rd.luks.options=/dev/disk/by-id/virtio-0000-00000001=headless",
         "rd.luks.options",
         "mount.usr=/dev/vdb",
         "mount.usrfstype=ext4",

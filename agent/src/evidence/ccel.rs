@@ -175,6 +175,11 @@ mod tests {
         other[digest] = 0x0b;
         let why = used(&other).unwrap_err().to_string();
         assert!(why.contains("does not announce"), "{why}");
+        let mut older = log.clone();
+        let version = older.windows(2).position(|w| w == *b"03").unwrap();
+        older[version + 1] = b'2';
+        let why = used(&older).unwrap_err().to_string();
+        assert!(why.contains("no Spec ID Event03"), "{why}");
         // An area whose announcement lies behind its end.
         let mut huge = log;
         huge[28..32].copy_from_slice(&u32::MAX.to_le_bytes());

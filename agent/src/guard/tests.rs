@@ -237,6 +237,14 @@ fn all_devices_of_a_btrfs_must_be_ours() {
     fs::create_dir_all(&devices).unwrap();
     fs::create_dir_all(machine.dir.path().join("sys/fs/btrfs/other/devices")).unwrap();
     symlink(machine.at("253:0"), devices.join("dm-0")).unwrap();
+    // Another btrfs, whichever the kernel names first, is another one's; what else lies there is no device.
+    machine.device("254:7", Some(("elsewhere", "elsewhere")), &[]);
+    for name in ["a", "z"] {
+        let other = machine.dir.path().join("sys/fs/btrfs").join(name);
+        fs::create_dir_all(other.join("devices")).unwrap();
+        symlink(machine.at("254:7"), other.join("devices/dm-7")).unwrap();
+    }
+    fs::write(devices.join("note"), "").unwrap();
     assert_eq!(machine.guard().unwrap(), ["root"]);
     machine.device("254:5", None, &[]);
     symlink(machine.at("254:5"), devices.join("vda5")).unwrap();

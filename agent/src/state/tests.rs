@@ -287,6 +287,14 @@ fn anything_else_is_an_error_and_never_an_empty_state() {
             "source number",
             changed("/volumes/root/source_number", json!("a:b")),
         ),
+        (
+            "minor number",
+            changed("/volumes/root/source_number", json!("254:b")),
+        ),
+        (
+            "major number",
+            changed("/volumes/root/source_number", json!("-1:4")),
+        ),
         ("source", changed("/volumes/root/source", json!("vda4"))),
         (
             "long source",

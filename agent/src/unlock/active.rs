@@ -170,7 +170,13 @@ mod tests {
             &["vdb"],
         );
         mapped(sys.path(), "dm-3", "CRYPT-LUKS2-2-data", "data", &["dm-2"]);
-        let found = [("data", "/dev/vdb"), ("root", "/dev/vda4")];
+        // On a volume of another kind it lies on that.
+        mapped(sys.path(), "dm-5", "CRYPT-LUKS2-4-on", "on", &["dm-0"]);
+        let found = [
+            ("data", "/dev/vdb"),
+            ("on", "/dev/dm-0"),
+            ("root", "/dev/vda4"),
+        ];
         let found = found.map(|(name, device)| (name.to_owned(), PathBuf::from(device)));
         assert_eq!(active_volumes(sys.path()).unwrap(), found);
         mapped(

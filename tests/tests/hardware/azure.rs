@@ -4,7 +4,7 @@
 
 use crate::paravisor::{Paravisor, Processor, REPORT};
 use crate::{ATTESTATION, RESOURCE, now};
-use kbs_protocol::encoding::hex;
+use kbs_protocol::encoding::{b64u, hex};
 use kbs_protocol::init_data::InitDataToml;
 use serde_json::{Value, json};
 use sheepfold_tests::administrator::Stored;
@@ -187,6 +187,15 @@ fn what_is_missing_is_named() {
     // A TPM with that key, and no report.
     world.tpm.tool(&["nvundefine", REPORT, "-C", "o"]).unwrap();
     stops(&world, 11, "no report in NV index 0x01400001");
+    // A quote of another machine's, which the metadata service takes for this one's.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (mut td, _, other) = tdx(elsewhere.path());
+    td.settings.overall = "5s";
+    td.configure().unwrap();
+    let foreign = Platform::new(now()).quote(&Td::default());
+    let answer = json!({ "quote": b64u::encode(foreign) }).to_string();
+    *other.broken.lock().unwrap() = Some(("200 OK", answer.leak()));
+    stops(&td, 11, "does not carry the data");
     // No paravisor at all.
     let nothing = World::new().unwrap();
     world.settings.tcti = nothing.tpm.tcti();

@@ -277,6 +277,14 @@ fn a_node_never_takes_the_next_best() {
         root.path(),
         "reports come from \"sev_guest\"",
     );
+    let other = tempfile::tempdir().unwrap();
+    let never = Box::new(|_: &[u8]| unreachable!("nobody asks the other kind of processor"));
+    let _other = Configfs::serve(other.path(), "tdx_guest", never).unwrap();
+    stops(
+        "primary = \"snp\"\nadditional = [\"tpm\"]",
+        other.path(),
+        "reports come from \"tdx_guest\"",
+    );
     let nothing = tempfile::tempdir().unwrap();
     stops(
         "primary = \"snp\"\nadditional = [\"tpm\"]",

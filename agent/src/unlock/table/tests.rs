@@ -154,6 +154,14 @@ fn nothing_in_it_may_be_otherwise() {
         let found = problem(&line, &meant).unwrap_or_default();
         assert!(found.contains(reason), "{line}: {found}");
     }
+    // Where discards are allowed, nothing else is.
+    let discard = Meant {
+        discard: true,
+        ..meant.clone()
+    };
+    let line = good.replacen("1 sector", "2 same_cpu_crypt sector", 1);
+    let found = problem(&line, &discard).unwrap_or_default();
+    assert!(found.contains("is same_cpu_crypt"), "{found}");
     assert!(
         !problem("aes-xts-plain64 00112233", &meant)
             .unwrap()
