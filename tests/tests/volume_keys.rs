@@ -309,6 +309,15 @@ fn a_registrar_keeps_what_its_own_nodes_have_signed() {
     let refused = stranger.agent(args).capture().unwrap();
     assert_eq!(refused.code, Some(14), "{refused}");
     assert!(refused.err().contains("no approved node"), "{refused}");
+    // Where a key need not be known, its record is no reason to keep a disk shut.
+    stranger.settings.unlock = "";
+    stranger.configure().unwrap();
+    let opened = stranger.agent(args).success().unwrap();
+    assert!(
+        opened.err().contains("the volume keys are not recorded"),
+        "{opened}"
+    );
+    assert!(stranger.run_dir().join("volumes.json").exists());
 
     site.opened(&volume, &["--record"]);
     let kept: Value = serde_json::from_slice(&fs::read(&site.record).unwrap()).unwrap();
