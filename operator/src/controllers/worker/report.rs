@@ -15,6 +15,7 @@ use crate::provision::apply::Memory as _;
 use kbs_protocol::Blame as _;
 use kube::{Resource as _, ResourceExt as _};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 impl Worker {
     pub(super) fn report(
@@ -23,6 +24,9 @@ impl Worker {
         dirty: &Dirty,
         findings: &Findings,
     ) -> Result<(), Error> {
+        if !self.has_the_say() {
+            return Err(Error::LeaseLost("during a round".to_owned()));
+        }
         let Some((_, record)) = &self.record else {
             return Ok(());
         };
@@ -102,6 +106,9 @@ impl Worker {
         if error.is_about_the_kbs() {
             self.metrics.note(|figures| figures.kbs_up = false);
         }
+        if !self.has_the_say() {
+            return;
+        }
         let Ok(Some(cluster)) = self.inventory.cluster() else {
             // A cluster that contradicts itself is not parsed, but it is there.
             for object in self.inventory.clusters() {
@@ -115,6 +122,9 @@ impl Worker {
     /// Machines that appeared while nothing could be done for them: they are known, and what they wait for is said. All
     /// others stand as they stood; that the KBS is away is said once, at the cluster.
     pub(super) fn report_waiting(&mut self, dirty: &Dirty, error: &Error) {
+        if !self.has_the_say() {
+            return;
+        }
         let machines = self.inventory.machines();
         let found = dirty
             .machines
@@ -158,6 +168,11 @@ impl Worker {
         {
             crate::controllers::log(format_args!("status of the cluster: {error}"));
         }
+    }
+
+    /// Whether no other operator may work by now, which knows more than this one.
+    fn has_the_say(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 
     /// Whether nothing is stored for a machine any more that is being deleted, or another one has its place.

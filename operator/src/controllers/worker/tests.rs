@@ -10,13 +10,15 @@ use crate::controllers::testing::{NAMESPACE, Server};
 use crate::controllers::watch::{Change, Seen};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 pub(super) fn worker(server: &Server) -> Worker {
     let (client, runtime) = (&server.client, server.runtime.handle());
     let place = (client, NAMESPACE, runtime);
     let objects = Objects::new(client, NAMESPACE, runtime);
     let (settings, metrics) = (Settings::new("one"), Metrics::default());
-    Worker::new(&settings, metrics, place, objects, Arc::default())
+    let held = Arc::new(AtomicBool::new(true));
+    Worker::new(&settings, metrics, place, objects, held)
 }
 
 /// The last of each watch's first list, and the lease.

@@ -16,6 +16,7 @@ use crate::plan::{Observed, Write};
 use crate::provision::apply::Memory as _;
 use crate::testing::{ak, node};
 use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
 
 /// What the KBS has for the machine's root.
 #[derive(Clone, Copy)]
@@ -314,6 +315,10 @@ fn while_nothing_can_be_done_new_machines_wait_and_the_others_stand_as_they_stoo
         worker.inventory.set_machine(name, Some(object), &mut dirty);
     }
     let away = Error::Cluster("it is away".to_owned());
+    worker.held.store(false, Ordering::Release);
+    worker.report_waiting(&dirty, &away);
+    assert_eq!(server.writes().len(), 0, "another operator has the say");
+    worker.held.store(true, Ordering::Release);
     worker.report_waiting(&dirty, &away);
     let writes = server.writes();
     let [write] = writes.as_slice() else {
@@ -326,4 +331,34 @@ fn while_nothing_can_be_done_new_machines_wait_and_the_others_stand_as_they_stoo
     // Said once.
     worker.report_waiting(&dirty, &away);
     assert_eq!(server.writes().len(), 0);
+}
+
+#[test]
+fn whoever_has_lost_the_lease_says_nothing_of_anybody() {
+    let server = Server::start();
+    let mut worker = worker(&server);
+    let mut dirty = Dirty::everything();
+    worker.inventory = inventory(json!({}));
+    server.put(json!(worker.inventory.clusters().next()));
+    server.put(json!(worker.inventory.machines()["a"].object));
+    dirty.machines.insert("a".to_owned());
+    worker.record = Some((
+        "a".to_owned(),
+        record(&server, Stored::Secret, Counters::default()),
+    ));
+    let object = worker.inventory.clusters().next().unwrap().clone();
+    let cluster = parse::cluster(&object).unwrap();
+    let away = Error::Cluster("it is away".to_owned());
+    drop(server.writes());
+    let mut says = |held: bool| {
+        worker.held.store(held, Ordering::Release);
+        let reported = worker.report(&cluster, &dirty, &Findings::default());
+        assert_eq!(reported.is_ok(), held, "{reported:?}");
+        let of_round = server.writes().len();
+        worker.report_failure(&away);
+        let of_failure = server.writes().len();
+        (of_round > 0, of_failure > 0)
+    };
+    assert_eq!(says(false), (false, false));
+    assert_eq!(says(true), (true, true));
 }
