@@ -133,6 +133,12 @@ fn every_row_is_refused_for_its_own_reason() {
             json!("aes-gcm-random"),
             "which would give it away",
         ),
+        // Good enough for others, and nobody allowed it here.
+        (
+            "/keyslots/0/area/encryption",
+            json!("serpent-xts-plain64"),
+            "which would give it away",
+        ),
         (
             "/keyslots/0/area/key_size",
             json!(16),
@@ -493,6 +499,13 @@ fn authenticated_volumes_must_be_exactly_that() {
     ] {
         assert!(head.examine(rules).is_err());
     }
+    // A key slot has no room for tags, whatever the payload has.
+    let tagged = with("aead", "aes-gcm-random", 32).with(|json| {
+        json["keyslots"]["0"]["area"]["encryption"] = json!("aes-gcm-random");
+        json["keyslots"]["0"]["area"]["key_size"] = json!(32);
+    });
+    let said = tagged.examine(&aead).unwrap_err().to_string();
+    assert!(said.contains("which would give it away"), "{said}");
     let journal = with("hmac(sha256)", "aes-xts-plain64", 96).with(|json| {
         json["segments"]["0"]["integrity"]["journal_encryption"] = json!("cbc(aes)");
     });
