@@ -15,6 +15,7 @@ use sheepfold_tests::luks::Volume;
 use sheepfold_tests::process::Captured;
 use sheepfold_tests::world::{Node, World};
 use std::path::Path;
+use std::time::Duration;
 
 const TRUSTEE: [&str; 2] = ["trustee", "{}"];
 const SSS: [&str; 2] = ["sss", r#"{"t":1,"pins":{"trustee":{}}}"#];
@@ -79,6 +80,34 @@ fn an_old_or_foreign_volume_is_told_by_its_key() {
     opened(&test(&world, &mine.path));
     store_vk(&world, &node, "");
     assert_eq!(test(&world, &mine.path).code, Some(15));
+}
+
+/// Whoever holds the wire cannot make a volume key unknown that the KBS knows.
+#[test]
+fn a_record_that_does_not_come_is_not_one_that_is_not_kept() {
+    let (mut world, _, _) = World::enrolled().unwrap();
+    world.settings.overall = "8s";
+    let slow = ["--fault", "delay=resource:2s"];
+    world.restart_lab(&slow).unwrap();
+    let volume = bound(&world, "volume", TRUSTEE);
+    let (quoted, attests) = std::sync::mpsc::channel();
+    world.tpm.on_response(move |_, command, _| {
+        if command == "Quote" {
+            // Nobody listens any more to the quotes of later handshakes.
+            let _ = quoted.send(());
+        }
+    });
+    let device = volume.path.to_str().unwrap();
+    let agent = world.agent(["unlock", "--test", "--name", "root", "--device", device]);
+    let stopped = std::thread::scope(|scope| {
+        let agent = scope.spawn(|| agent.capture().unwrap());
+        let _ = attests.recv_timeout(Duration::from_secs(20));
+        // The secret has come by then, and the record beside it has not.
+        std::thread::sleep(Duration::from_secs(3));
+        world.lab.stop().unwrap();
+        agent.join().unwrap()
+    });
+    assert_eq!(stopped.code, Some(12), "{stopped}");
 }
 
 /// As after a power cut while a volume was bound anew.
