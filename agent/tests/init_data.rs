@@ -9,7 +9,9 @@ use kbs_protocol::encoding::hex;
 use kbs_protocol::init_data::InitDataToml;
 use kbs_protocol::{Blame as _, Owner};
 use sheepfold_tests::swtpm::SoftTpm;
-use trustee_agent::evidence::{DEFAULT_AK_HANDLE, EvidenceError, TeeError, TpmAttester};
+use sheepfold_tests::world::World;
+use trustee_agent::config::Config;
+use trustee_agent::evidence::{self, DEFAULT_AK_HANDLE, EvidenceError, TeeError, TpmAttester};
 
 const INIT_DATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\nnode = \"n1\"\n";
 
@@ -114,3 +116,21 @@ fn a_digest_that_no_register_takes_is_refused_before_anything_moves() {
 
 /// Section 4 of the protocol's description, one newline after every line.
 const VECTOR: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\n\"node\" = \"n1\"\n";
+
+#[test]
+fn a_node_binds_what_its_configuration_names_when_it_opens_its_tpm() {
+    if software_tpm().is_none() {
+        return;
+    }
+    let mut world = World::new().unwrap();
+    let file = world.node_dir().join("init-data.toml");
+    std::fs::write(&file, INIT_DATA).unwrap();
+    world.settings.init_data_file = Some(file);
+    world.configure().unwrap();
+    let config = Config::load(&world.config_file()).unwrap();
+    assert_eq!(pcr8(&world.tpm), "0".repeat(64));
+    drop(evidence::open(&config).unwrap());
+    let init_data = InitDataToml::parse(INIT_DATA).unwrap();
+    let expected = init_data.expected_pcr8().unwrap();
+    assert_eq!(pcr8(&world.tpm), hex::encode(expected));
+}

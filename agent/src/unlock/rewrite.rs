@@ -183,3 +183,17 @@ fn write(device: &Path, steps: &[Step]) -> Result<(), UnlockError> {
 const PIECE: usize = 4096;
 /// Zeros in one write.
 const ZEROS: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::is_same_key;
+    use crate::unlock::VkId;
+
+    #[test]
+    fn another_key_behind_a_new_slot_is_no_success() {
+        let id = |uuid: &str| VkId::of(b"key", "root", uuid);
+        assert!(is_same_key("it", &id("a"), &id("a")).is_ok());
+        let refused = is_same_key("it", &id("a"), &id("b")).unwrap_err();
+        assert!(refused.to_string().contains(id("a").as_str()), "{refused}");
+    }
+}
