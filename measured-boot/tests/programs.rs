@@ -16,10 +16,11 @@ mod common;
 
 use common::fixtures;
 use common::pe_file::PeFile;
+use measured_boot::Error;
 use measured_boot::bank::{Bank, Digests};
 use measured_boot::facts::{ShimFacts, UkiFacts};
 use measured_boot::grub::kernel_measurements;
-use measured_boot::pe::{PeFacts, find, sections};
+use measured_boot::pe::{PeFacts, find, sections, stream};
 use measured_boot::signature::SignatureFacts;
 use std::path::Path;
 
@@ -144,6 +145,69 @@ fn what_is_not_a_program_we_read() {
             .to_string()
             .contains("not a unified kernel image")
     );
+}
+
+/// A unified kernel image is read while it passes, and believed no more than one that is held.
+#[test]
+fn what_passes_is_judged_as_strictly() {
+    let pass =
+        |bytes: &[u8]| stream::read("u", bytes.len() as u64, &mut &*bytes).map(|read| read.0);
+    let refused = |bytes: &[u8], why: &str| {
+        let error = pass(bytes).unwrap_err().to_string();
+        assert!(error.contains(why), "{why}: {error}");
+    };
+    let error = stream::read("u", 1 << 33, &mut [0; 8].as_slice()).unwrap_err();
+    assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    let sections = |count: usize| PeFile::new(vec![(".s", vec![1]); count]).build().0;
+    assert!(pass(&sections(96)).is_ok());
+    refused(&sections(97), "97 sections");
+
+    let in_order = || PeFile::new(vec![(".text", vec![0x90; 700]), (".linux", vec![7; 3000])]);
+    let mut file = in_order();
+    file.signatures = vec![vec![0; 8]];
+    let (signed, _) = file.build();
+    refused(&signed, "Authenticode signature is malformed");
+    // A certificate of another type is none of Authenticode's (PE format, WIN_CERT_TYPE_X509).
+    let mut other = signed.clone();
+    let kind = other.len() - 10;
+    other[kind] = 1;
+    assert_eq!(pass(&other).unwrap(), PeFacts::read("u", &other).unwrap());
+    // One that is longer than its table, and a table that is not the end.
+    let mut long = signed.clone();
+    let length = long.len() - 16;
+    long[length] = 200;
+    assert!(pass(&long).is_err());
+    refused(&[&signed[..], &[0; 8]].concat(), "not the end of the file");
+    let mut many = in_order();
+    many.signatures = vec![vec![0; 8]; 17];
+    let (mut many, _) = many.build();
+    let table = many.len() - 17 * 16;
+    for entry in many[table..].chunks_exact_mut(16) {
+        entry[6] = 1;
+    }
+    assert!(pass(&many).unwrap().signatures.is_empty());
+    let optional = usize::from(u16::from_le_bytes([signed[60], signed[61]])) + 24;
+    for (at, value, why) in [
+        (optional + 60, 1_u32 << 20, "headers of 1048576 bytes"),
+        (optional + 240 + 8, 1 << 31, "bytes in memory"),
+        (
+            optional + 240 + 40 + 16,
+            1 << 20,
+            "do not fit into the file",
+        ),
+    ] {
+        let mut bytes = signed.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        if why.contains("memory") {
+            bytes[at + 40..at + 44].copy_from_slice(&u32::MAX.to_le_bytes());
+        }
+        refused(&bytes, why);
+    }
+    if let Some(fixtures) = fixtures() {
+        let mut file = in_order();
+        file.signatures = vec![fixtures.bytes("binaries/grub-2.06.sig0.p7")];
+        refused(&file.build().0, "is not what was signed");
+    }
 }
 
 #[test]
