@@ -490,30 +490,6 @@ mod tests {
             (&["t", "unlock"], "--name"),
             (&["t", "answer"], "one --name"),
             (&["t", "answer", "--name", "a", "--name", "b"], "one --name"),
-            (
-                &["t", "answer", "--name", "a", "--test"],
-                "with `unlock` only",
-            ),
-            (
-                &["t", "answer", "--name", "a", "--record"],
-                "with `unlock` only",
-            ),
-            (
-                &["t", "rebind", "--name", "a", "--test"],
-                "with `unlock` only",
-            ),
-            (
-                &["t", "rebind", "--name", "a", "--record"],
-                "with `unlock` only",
-            ),
-            (
-                &["t", "recovery", "--name", "a", "--test"],
-                "with `unlock` only",
-            ),
-            (
-                &["t", "recovery", "--name", "a", "--record"],
-                "with `unlock` only",
-            ),
             (&["t", "answer", "--name", "../a"], "1 to 64 letters"),
             (&["t", "attest", "--name", "x"], "`unlock` only"),
             (&["t", "unlock", "--name", "../x"], "1 to 64 letters"),
@@ -526,6 +502,13 @@ mod tests {
             (&["t", "--json", "pin", "decrypt"], "`pin`"),
         ] {
             assert!(read(line).unwrap_err().contains(reason), "{line:?}");
+        }
+        for command in ["answer", "rebind", "recovery"] {
+            for option in ["--test", "--record"] {
+                let line = ["t", command, "--name", "a", option];
+                let error = read(&line).unwrap_err();
+                assert!(error.contains("with `unlock` only"), "{line:?}: {error}");
+            }
         }
     }
 

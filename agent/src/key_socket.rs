@@ -7,6 +7,7 @@
 //! Whoever can connect is root, because systemd makes the socket for nobody else. The address is looked at so that one
 //! volume's passphrase never goes to whoever opens another.
 
+use kbs_protocol::encoding::hex;
 use std::io::{self, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
@@ -65,8 +66,8 @@ impl Asker {
 fn asked_for(address: &SocketAddr) -> Option<String> {
     let name = std::str::from_utf8(address.as_abstract_name()?).ok()?;
     let (random, volume) = name.split_once("/cryptsetup/")?;
-    let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-    let is_random = (1..=RANDOM_DIGITS).contains(&random.len()) && random.chars().all(hex);
+    let is_random =
+        (1..=RANDOM_DIGITS).contains(&random.len()) && random.bytes().all(hex::is_lower_digit);
     is_random.then(|| volume.to_owned())
 }
 

@@ -123,9 +123,7 @@ fn a_node_binds_what_its_configuration_names_when_it_opens_its_tpm() {
         return;
     }
     let mut world = World::new().unwrap();
-    let file = world.node_dir().join("init-data.toml");
-    std::fs::write(&file, INIT_DATA).unwrap();
-    world.settings.init_data_file = Some(file);
+    world.give_init_data(INIT_DATA).unwrap();
     world.configure().unwrap();
     let config = Config::load(&world.config_file()).unwrap();
     assert_eq!(pcr8(&world.tpm), "0".repeat(64));

@@ -95,6 +95,11 @@ pub mod hex {
         rest.is_empty() && pairs.len() == bytes && text.bytes().all(is_lower_digit)
     }
 
+    /// As [`is_lower`], of a SHA-256 digest.
+    pub fn is_sha256(text: &str) -> bool {
+        is_lower(text, 32)
+    }
+
     /// Of the digits 0 to f, in lower case.
     pub fn is_lower_digit(digit: u8) -> bool {
         matches!(digit, b'0'..=b'9' | b'a'..=b'f')
@@ -123,6 +128,8 @@ mod tests {
     #[test]
     fn a_digest_has_one_spelling() {
         assert!(hex::is_lower("0f", 1) && hex::is_lower("", 0));
+        let long = "a".repeat(64);
+        assert!(hex::is_sha256(&long) && !hex::is_sha256(&long[2..]));
         for (bad, bytes) in [
             ("0f", 2),
             ("0f0f", 1),

@@ -233,7 +233,7 @@ fn check_boot_tuple(tuple: &Value) -> anyhow::Result<()> {
         );
         let value = value.as_str().unwrap_or_default();
         ensure!(
-            hex::is_lower(value, SHA256),
+            hex::is_sha256(value),
             "{name} of the boot tuple is {value:?}, expected a SHA-256 digest: 64 lower-case hexadecimal digits"
         );
     }
@@ -252,7 +252,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const TOKEN_SECONDS: u64 = 300;
 /// Of a TPM (TCG PC Client Platform Firmware Profile 2.3.4).
 const PCRS: usize = 24;
-const SHA256: usize = 32;
 
 #[cfg(test)]
 mod tests {

@@ -136,6 +136,17 @@ impl World {
         self.configure()
     }
 
+    /// Writes init-data beside the node's configuration, which names it from the next [`World::configure`] on.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn give_init_data(&mut self, text: &str) -> Result<()> {
+        let file = self.node_dir().join("init-data.toml");
+        std::fs::write(&file, text)?;
+        self.settings.init_data_file = Some(file);
+        Ok(())
+    }
+
     /// The path under which this node's secret is stored.
     ///
     /// # Errors

@@ -54,7 +54,7 @@ fn answered_problem(name: &str, answered: &Answered) -> Option<String> {
 fn extend_problem(extend: &Extend) -> Option<String> {
     let is_value = match extend.register.starts_with("rtmr") {
         true => is_sha384,
-        false => is_sha256,
+        false => hex::is_sha256,
     };
     let good = is_word(&extend.register)
         && is_line(&extend.event)
@@ -67,7 +67,7 @@ fn other_problem(state: &State) -> Option<String> {
     if let Some(attested) = &state.attested
         && !(is_line(&attested.server)
             && is_line(&attested.verdict)
-            && attested.pcr11.as_deref().is_none_or(is_sha256))
+            && attested.pcr11.as_deref().is_none_or(hex::is_sha256))
     {
         return Some("the attestation has another form".to_owned());
     }
@@ -104,10 +104,6 @@ fn is_device_number(text: &str) -> bool {
     let number = |text: &str| text.len() <= 10 && text.parse::<u32>().is_ok();
     text.split_once(':')
         .is_some_and(|(major, minor)| number(major) && number(minor))
-}
-
-fn is_sha256(text: &str) -> bool {
-    hex::is_lower(text, 32)
 }
 
 fn is_sha384(text: &str) -> bool {

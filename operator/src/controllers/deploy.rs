@@ -100,7 +100,7 @@ impl Deployer {
         }
     }
 
-    /// Removes the Trustee that ran for this cluster before it named another KBS, which has everything by now: when
+    /// Removes the Trustee that ran for this cluster before it named another KBS, which has everything by now; when
     /// `seen` that something of it is there, or for the first time. What cannot be made again stays: its volume, with
     /// every machine's secret as long as that Trustee was the KBS, and its keys.
     ///

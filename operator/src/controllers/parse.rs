@@ -124,7 +124,7 @@ pub(super) fn reference(spec: &ApprovedImageSpec) -> Result<Option<&str>, String
     let has_digest = |image: &str| {
         image
             .rsplit_once("@sha256:")
-            .is_some_and(|(_, digest)| hex::is_lower(digest, SHA256))
+            .is_some_and(|(_, digest)| hex::is_sha256(digest))
     };
     match image {
         Some(image) if !has_digest(image) => Err(format!(
@@ -236,6 +236,3 @@ pub(super) fn key_place(reference: &KeyReference) -> (&str, &str) {
     let key = reference.key.as_deref().unwrap_or("admin.key");
     (&reference.secret, key)
 }
-
-/// Bytes of one.
-const SHA256: usize = 32;

@@ -4,6 +4,7 @@
 //! nothing to doubt.
 
 use super::Error;
+use kbs_protocol::encoding::hex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -255,9 +256,8 @@ text!(
     "the UUID of a volume",
     "8-4-4-4-12 lower-case hexadecimal digits",
     |text| {
-        let hex = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
         text.split('-').map(str::len).eq([8, 4, 4, 4, 12])
-            && text.chars().all(|c| c == '-' || hex(c))
+            && text.bytes().all(|c| c == b'-' || hex::is_lower_digit(c))
     }
 );
 

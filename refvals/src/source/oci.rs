@@ -94,7 +94,7 @@ impl Descriptor {
 /// The digits of a digest; one in another spelling is none, because digests are compared as text.
 pub(super) fn sha256(digest: &str) -> Option<&str> {
     let digits = digest.strip_prefix("sha256:");
-    digits.filter(|digits| hex::is_lower(digits, SHA256))
+    digits.filter(|digits| hex::is_sha256(digits))
 }
 
 /// Looks through the image that a descriptor leads to.
@@ -302,5 +302,3 @@ const LABEL: &str = "org.coreos.pcrs";
 pub(super) const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 pub(super) const MAX_CONFIG: u64 = 8 * 1024 * 1024;
 const MAX_LAYERS: usize = 1024;
-/// Bytes of a digest.
-const SHA256: usize = 32;

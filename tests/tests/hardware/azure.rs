@@ -3,7 +3,7 @@
 //! A confidential machine of Azure, from the paravisor's vTPM to the secret.
 
 use crate::paravisor::{Paravisor, Processor, REPORT};
-use crate::{ATTESTATION, RESOURCE, now};
+use crate::{ATTESTATION, INIT_DATA, RESOURCE, now};
 use kbs_protocol::encoding::{b64u, hex};
 use kbs_protocol::init_data::InitDataToml;
 use serde_json::{Value, json};
@@ -13,8 +13,6 @@ use soft_tee::snp::{Authority, Generation};
 use soft_tee::tdx::{Platform, Td};
 use std::path::Path;
 use std::sync::atomic::Ordering;
-
-const INIT_DATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\nuuid = \"7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a01\"\n";
 
 /// A node that its init-data names, and a KBS that knows it.
 fn azure(
@@ -43,9 +41,7 @@ fn azure(
     for (name, value) in all.iter().chain(values) {
         world.set_reference_value(name, value).unwrap();
     }
-    let file = world.node_dir().join("init-data.toml");
-    std::fs::write(&file, INIT_DATA).unwrap();
-    world.settings.init_data_file = Some(file);
+    world.give_init_data(INIT_DATA).unwrap();
     world.settings.evidence = format!("primary = {tee:?}\nmetadata = {:?}", paravisor.metadata);
     world.configure().unwrap();
     let node = sheepfold_tests::world::Node {

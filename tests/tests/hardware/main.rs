@@ -30,6 +30,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const ATTESTATION: &str = include_str!("../../../operator/src/policy/attestation.rego");
 const RESOURCE: &str = include_str!("../../../operator/src/policy/resource.rego");
 
+/// Init-data that names a node.
+const INIT_DATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\nuuid = \"7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a01\"\n";
+
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

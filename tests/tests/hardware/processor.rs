@@ -3,7 +3,7 @@
 //! What is wrong with a processor's report is said by the machine that got it, which knows what a verifier cannot: that
 //! the report is another program's, or of another launch than its init-data is for.
 
-use crate::now;
+use crate::{INIT_DATA, now};
 use kbs_protocol::init_data::InitDataToml;
 use sheepfold_tests::process::Captured;
 use sheepfold_tests::world::World;
@@ -11,17 +11,13 @@ use soft_tee::configfs::{Configfs, Device};
 use soft_tee::snp::{AttestationReport, Authority, Generation};
 use soft_tee::tdx::{Platform, Td};
 
-const INIT_DATA: &str = "version = \"0.1.0\"\nalgorithm = \"sha256\"\n\n[data]\nuuid = \"7f1c0d66-6f0e-4b0e-9a53-0c1f5c5f7a01\"\n";
-
 /// What the agent says of the reports of this device, when it was given init-data.
 fn attests(tee: &str, device: Device) -> Captured {
     let root = tempfile::tempdir().unwrap();
     let mut world = World::new().unwrap();
     let provider = format!("{}_guest", if tee == "snp" { "sev" } else { tee });
     let _configfs = Configfs::serve(root.path(), &provider, device).unwrap();
-    let file = world.node_dir().join("init-data.toml");
-    std::fs::write(&file, INIT_DATA).unwrap();
-    world.settings.init_data_file = Some(file);
+    world.give_init_data(INIT_DATA).unwrap();
     world.settings.evidence = format!(
         "primary = {tee:?}\nadditional = [\"tpm\"]\nroot = {:?}",
         root.path()

@@ -179,11 +179,10 @@ pub(super) fn piece_of_value(name: &str) -> String {
 /// An id that is a digest is its own hash; others, such as `worker-1`, begin alike.
 pub(super) fn piece_of_node(node: &NodeName) -> String {
     let text = node.to_string();
-    let digits = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
-    let is_id = text.len() == UUID && text.chars().all(|c| digits(c) || c == '-');
+    let is_id = text.len() == UUID && text.bytes().all(|c| hex::is_lower_digit(c) || c == b'-');
     let head = text
         .get(..2)
-        .filter(|head| is_id && head.chars().all(digits));
+        .filter(|head| is_id && head.bytes().all(hex::is_lower_digit));
     match head {
         Some(head) => format!("node-{head}"),
         None => format!(
